@@ -1,0 +1,177 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+const (
+	maxAlterConfigsVersion    = 1
+	maxDescribeConfigsVersion = 4
+)
+
+// producerExpiry keeps the applier's producer state alive as long as the
+// setting, an int of milliseconds, can: without it a broker accepts any
+// sequence again and no longer refuses a gap.
+const producerExpiry = "2147483647"
+
+// SetBrokerDefaults sets what can be set on the running broker and looks for
+// what can only be set in its own configuration file. It is best effort: what
+// could not be done or is unsuitable comes back as warnings, each naming the
+// next step. err is only for a broker that cannot be asked at all.
+func (a *Admin) SetBrokerDefaults(ctx context.Context) (warnings []string, err error) {
+	meta, err := a.metadata(ctx, []kmsg.MetadataRequestTopic{})
+	if err != nil {
+		return nil, fmt.Errorf("ask who the broker is: %w", err)
+	}
+	if n := len(meta.Brokers); n > 1 {
+		warnings = append(warnings, fmt.Sprintf("the broker belongs to a cluster of %d nodes; put each lockstep node in front of a broker of its own", n))
+	}
+	// The empty name is the default for all nodes, which is this one.
+	err = a.AlterConfig(ctx, kmsg.ConfigResourceTypeBroker, "", map[string]*string{
+		"producer.id.expiration.ms": kmsg.StringPtr(producerExpiry),
+	})
+	if err != nil {
+		warnings = append(warnings, fmt.Sprintf("cannot set producer.id.expiration.ms=%s: %v; set it in the broker's configuration file", producerExpiry, err))
+	}
+	node := meta.ControllerID
+	if len(meta.Brokers) > 0 {
+		node = meta.Brokers[0].NodeID
+	}
+	config, err := a.DescribeConfig(ctx, kmsg.ConfigResourceTypeBroker, strconv.Itoa(int(node)))
+	if err != nil {
+		return append(warnings, fmt.Sprintf("cannot read the broker's settings: %v; check auto.create.topics.enable=false in its configuration file", err)), nil
+	}
+	if config["auto.create.topics.enable"] == "true" {
+		warnings = append(warnings, "auto.create.topics.enable is true and cannot be changed while the broker runs; set it to false in the broker's configuration file and restart it")
+	}
+	if config["delete.topic.enable"] == "false" {
+		warnings = append(warnings, "delete.topic.enable is false, so topics cannot be deleted; set it to true in the broker's configuration file and restart it")
+	}
+	return warnings, nil
+}
+
+// TopicConfig returns the topic's settings as the broker has them in effect.
+func (a *Admin) TopicConfig(ctx context.Context, name string) (map[string]string, error) {
+	config, err := a.DescribeConfig(ctx, kmsg.ConfigResourceTypeTopic, name)
+	if err != nil {
+		return nil, fmt.Errorf("read settings of topic %s: %w", name, err)
+	}
+	return config, nil
+}
+
+// ConfigureTopic gives an existing topic the settings CreateTopic would have
+// given it: the permissive ones, those of clientConfig that PassedOn allows,
+// and the broker's default for every other that PassedOn names. Settings the
+// broker does not know are left out and logged.
+func (a *Admin) ConfigureTopic(ctx context.Context, name string, clientConfig map[string]string) error {
+	settings := topicSettings(clientConfig)
+	config := make(map[string]*string)
+	for n := range passedOn {
+		config[n] = nil
+	}
+	for _, s := range settings {
+		config[s.name] = kmsg.StringPtr(s.values[0])
+	}
+	err := a.AlterConfig(ctx, kmsg.ConfigResourceTypeTopic, name, config)
+	if refusedConfig(err) {
+		err = a.configureOneByOne(ctx, name, config, settings)
+	}
+	if err != nil {
+		return fmt.Errorf("configure topic %s: %w", name, err)
+	}
+	return nil
+}
+
+func (a *Admin) configureOneByOne(ctx context.Context, name string, config map[string]*string, settings []setting) error {
+	values := make(map[string][]string, len(settings))
+	for _, s := range settings {
+		values[s.name] = s.values
+	}
+	for n, first := range config {
+		tries := []*string{first}
+		for _, v := range values[n][min(1, len(values[n])):] {
+			tries = append(tries, kmsg.StringPtr(v))
+		}
+		var err error
+		for _, v := range tries {
+			err = a.AlterConfig(ctx, kmsg.ConfigResourceTypeTopic, name, map[string]*string{n: v})
+			if !refusedConfig(err) {
+				break
+			}
+		}
+		switch {
+		case refusedConfig(err) && first != nil:
+			a.cfg.Logger.Warn("broker refused a topic setting", "topic", name, "setting", n, "error", err)
+		case err != nil && !refusedConfig(err):
+			return err
+		}
+	}
+	return nil
+}
+
+// AlterConfig sets the given settings of a resource and returns those with a
+// nil value to their default (IncrementalAlterConfigs, KIP-339). Others stay.
+func (a *Admin) AlterConfig(ctx context.Context, kind kmsg.ConfigResourceType, name string, config map[string]*string) error {
+	resp, err := a.caller.call(ctx, false, func(v versions) (kmsg.Request, error) {
+		version, err := v.pick(kmsg.IncrementalAlterConfigs, 0, maxAlterConfigsVersion)
+		req := kmsg.NewPtrIncrementalAlterConfigsRequest()
+		req.Version = version
+		r := kmsg.NewIncrementalAlterConfigsRequestResource()
+		r.ResourceType, r.ResourceName = kind, name
+		for k, v := range config {
+			c := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
+			c.Name, c.Value, c.Op = k, v, kmsg.IncrementalAlterConfigOpSet
+			if v == nil {
+				c.Op = kmsg.IncrementalAlterConfigOpDelete
+			}
+			r.Configs = append(r.Configs, c)
+		}
+		req.Resources = append(req.Resources, r)
+		return req, err
+	})
+	if err != nil {
+		return err
+	}
+	for _, r := range resp.(*kmsg.IncrementalAlterConfigsResponse).Resources {
+		if r.ResourceType == kind && r.ResourceName == name {
+			return codeError(r.ErrorCode, r.ErrorMessage)
+		}
+	}
+	return fmt.Errorf("%w: IncrementalAlterConfigs without the resource", ErrMalformed)
+}
+
+// DescribeConfig returns all settings of a resource that have a value.
+func (a *Admin) DescribeConfig(ctx context.Context, kind kmsg.ConfigResourceType, name string) (map[string]string, error) {
+	resp, err := a.caller.call(ctx, true, func(v versions) (kmsg.Request, error) {
+		version, err := v.pick(kmsg.DescribeConfigs, 0, maxDescribeConfigsVersion)
+		req := kmsg.NewPtrDescribeConfigsRequest()
+		req.Version = version
+		r := kmsg.NewDescribeConfigsRequestResource()
+		r.ResourceType, r.ResourceName = kind, name
+		req.Resources = append(req.Resources, r)
+		return req, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range resp.(*kmsg.DescribeConfigsResponse).Resources {
+		if r.ResourceType != kind || r.ResourceName != name {
+			continue
+		}
+		if err := codeError(r.ErrorCode, r.ErrorMessage); err != nil {
+			return nil, err
+		}
+		config := make(map[string]string, len(r.Configs))
+		for _, c := range r.Configs {
+			if c.Value != nil {
+				config[c.Name] = *c.Value
+			}
+		}
+		return config, nil
+	}
+	return nil, fmt.Errorf("%w: DescribeConfigs without the resource", ErrMalformed)
+}
