@@ -1,0 +1,260 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+const (
+	// DefaultRaftTimeout is the deadline of one Raft request with its answer.
+	DefaultRaftTimeout = 10 * time.Second
+
+	raftMaxPool = 3
+)
+
+// ServerID is the Raft server id of a node: its decimal id.
+func ServerID(node int32) raft.ServerID { return raft.ServerID(strconv.Itoa(int(node))) }
+
+// RaftTransport makes the Raft transport of one group, with a timeout per
+// request (0: DefaultRaftTimeout). Server ids are ServerID of the node,
+// addresses the names in Peers; the current name of an id wins over the address
+// in Raft's own configuration, so that addresses may change.
+//
+// Close the returned transport before raft.Shutdown is waited for: it breaks
+// off dials and requests to dead peers that the shutdown would otherwise wait
+// out. After that the group may be opened again. Transport.Close closes it too.
+func (t *Transport) RaftTransport(group uint32, logger hclog.Logger, timeout time.Duration) (*GroupTransport, error) {
+	if int64(group) >= int64(t.cfg.Self.Groups) {
+		return nil, fmt.Errorf("open raft group %d: there are %d", group, t.cfg.Self.Groups)
+	}
+	if logger == nil {
+		logger = t.log
+	}
+	if timeout <= 0 {
+		timeout = DefaultRaftTimeout
+	}
+	ctx, cancel := context.WithCancel(t.ctx)
+	l := &streamLayer{t: t, group: group, timeout: timeout, ctx: ctx, cancel: cancel, incoming: make(chan net.Conn)}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		cancel()
+		return nil, fmt.Errorf("open raft group %d: %w", group, ErrClosed)
+	}
+	if t.layers[group] != nil {
+		cancel()
+		return nil, fmt.Errorf("raft group %d is open already", group)
+	}
+	l.raft = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		ServerAddressProvider: addressBook{t},
+		Logger:                logger,
+		Stream:                l,
+		MaxPool:               raftMaxPool,
+		Timeout:               timeout,
+	})
+	t.layers[group] = l
+	return &GroupTransport{l.raft}, nil
+}
+
+// GroupTransport is hashicorp/raft's own network transport for one group, except
+// that votes are asked for again over a new connection when a pooled one proves
+// dead. A peer that restarted leaves up to three dead connections in the pool,
+// and each would otherwise cost its vote in one election.
+type GroupTransport struct{ *raft.NetworkTransport }
+
+var (
+	_ raft.Transport   = (*GroupTransport)(nil)
+	_ raft.WithPreVote = (*GroupTransport)(nil)
+	_ raft.WithClose   = (*GroupTransport)(nil)
+)
+
+// RequestVote implements raft.Transport. Asking twice is harmless: a voter
+// repeats the answer it gave to the same candidate in the same term.
+func (g *GroupTransport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	return overFreshConn(func() error { return g.NetworkTransport.RequestVote(id, target, args, resp) })
+}
+
+// RequestPreVote implements raft.WithPreVote; a pre-vote changes nothing.
+func (g *GroupTransport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	return overFreshConn(func() error { return g.NetworkTransport.RequestPreVote(id, target, args, resp) })
+}
+
+// overFreshConn repeats ask while it fails because the peer had closed the
+// connection, at most as often as the pool can hold such connections.
+func overFreshConn(ask func() error) error {
+	err := ask()
+	for range raftMaxPool {
+		if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		err = ask()
+	}
+	return err
+}
+
+// addressBook tells raft the current name of a server.
+type addressBook struct{ t *Transport }
+
+var _ raft.ServerAddressProvider = addressBook{}
+
+// ServerAddr implements raft.ServerAddressProvider.
+func (b addressBook) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
+	node, err := strconv.ParseInt(string(id), 10, 32)
+	if err != nil {
+		return "", fmt.Errorf("raft server id %q is not a node id", id)
+	}
+	addr, err := b.t.peerAddr(int32(node))
+	return raft.ServerAddress(addr), err
+}
+
+// streamLayer gives hashicorp/raft the streams of one group. No byte from
+// outside reaches raft before the handshake of its connection has passed.
+type streamLayer struct {
+	t        *Transport
+	group    uint32
+	timeout  time.Duration
+	ctx      context.Context // ends when the layer or the transport closes
+	cancel   context.CancelFunc
+	incoming chan net.Conn
+	raft     *raft.NetworkTransport // guarded by t.mu
+}
+
+var _ raft.StreamLayer = (*streamLayer)(nil)
+
+// Accept implements net.Listener; only raft's own goroutine calls it.
+func (l *streamLayer) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.incoming:
+		return c, nil
+	case <-l.ctx.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+// Dial implements raft.StreamLayer.
+func (l *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	node, err := l.t.nodeAt(string(address))
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := l.ctx, context.CancelFunc(func() {})
+	if timeout > 0 {
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+	}
+	defer cancel()
+	c, _, err := l.t.dial(ctx, node, kindRaft, l.group)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Close implements net.Listener: raft calls it when its transport closes. The
+// group's connections end with it.
+func (l *streamLayer) Close() error {
+	l.cancel()
+	l.t.mu.Lock()
+	if l.t.layers[l.group] == l {
+		delete(l.t.layers, l.group)
+	}
+	l.t.mu.Unlock()
+	l.t.reg.closeWhere(func(c *conn) bool { return c.kind == kindRaft && c.group == l.group })
+	return nil
+}
+
+// shutdown closes raft's side, which closes the layer.
+func (l *streamLayer) shutdown() {
+	l.t.mu.Lock()
+	nt := l.raft
+	l.t.mu.Unlock()
+	if err := nt.Close(); err != nil {
+		l.t.log.Error("cannot close raft transport", "group", l.group, "error", err)
+	}
+}
+
+// Addr implements net.Listener: the name under which the others know us.
+func (l *streamLayer) Addr() net.Addr {
+	addr, err := l.t.peerAddr(l.t.cfg.Self.NodeID)
+	if err != nil {
+		addr = l.t.cfg.Listen
+	}
+	return nameAddr(addr)
+}
+
+// nameAddr is a host:port that was not resolved.
+type nameAddr string
+
+// Network implements net.Addr.
+func (nameAddr) Network() string { return "tcp" }
+
+// String implements net.Addr.
+func (a nameAddr) String() string { return string(a) }
+
+// layer is the open layer of a group.
+func (t *Transport) layer(group uint32) (*streamLayer, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if l := t.layers[group]; l != nil {
+		return l, nil
+	}
+	return nil, fmt.Errorf("raft group %d is not open on node %d", group, t.cfg.Self.NodeID)
+}
+
+// deliverRaft hands an accepted stream to raft.
+func (t *Transport) deliverRaft(c *conn, group uint32) {
+	l, err := t.layer(group)
+	if err != nil {
+		_ = c.Close() // closed since the handshake
+		return
+	}
+	t.inbound.Add(1)
+	in := &raftConn{conn: c, timeout: l.timeout, release: sync.OnceFunc(t.inbound.Done)}
+	select {
+	case l.incoming <- in:
+	case <-l.ctx.Done():
+		_ = in.Close()
+	}
+}
+
+// raftConn is an accepted Raft stream: raft sets no deadlines on that side.
+type raftConn struct {
+	*conn
+	timeout time.Duration
+	release func()
+}
+
+// Read reports every end of the stream as a plain one: raft logs anything else
+// as an error, and peers that die or are cut off are no news at this level.
+func (c *raftConn) Read(b []byte) (int, error) {
+	n, err := c.conn.Read(b)
+	if err != nil && !errors.Is(err, io.EOF) {
+		c.reg.log.Debug("raft stream ended", "error", err)
+		err = io.EOF
+	}
+	return n, err
+}
+
+// Write gives up on a peer that reads nothing any more.
+func (c *raftConn) Write(b []byte) (int, error) {
+	if err := c.conn.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
+		return 0, err
+	}
+	return c.conn.Write(b)
+}
+
+// Close is called by raft's reading goroutine as the last thing it does.
+func (c *raftConn) Close() error {
+	err := c.conn.Close()
+	c.release()
+	return err
+}
