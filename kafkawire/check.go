@@ -110,14 +110,18 @@ func checkFrame(records []byte) (Batch, *Refusal) {
 	// In every format the magic stands at the same place, and formats 0 and 1
 	// have shorter headers.
 	if len(records) <= offMagic {
-		return nil, refuse(kerr.CorruptMessage, "%d bytes are not a record batch", len(records))
+		return nil, refuse(kerr.InvalidRecord, "%d bytes are not a record batch", len(records))
 	}
 	if magic := int8(records[offMagic]); magic != 2 {
 		return nil, refuse(kerr.InvalidRecord, "record batch has magic %d, only 2 is accepted", magic)
 	}
+	length := int32(binary.BigEndian.Uint32(records[offLength:]))
+	if length < BatchHeaderLen-batchPrefixLen {
+		return nil, refuse(kerr.CorruptMessage, "record batch length %d is below that of a header", length)
+	}
 	b, rest, err := ParseBatch(records)
 	if err != nil {
-		return nil, refuse(kerr.CorruptMessage, "record batch does not fill its field")
+		return nil, refuse(kerr.InvalidRecord, "record batch of length %d is cut off after %d bytes", length, len(records))
 	}
 	if len(rest) > 0 {
 		return nil, refuse(kerr.InvalidRecord, "more than one record batch for one partition")

@@ -194,16 +194,14 @@ func SetCorrelationID(frame []byte, corr int32) error {
 }
 
 // ParseRequest decodes the body of a request whose header is h. Byte fields of
-// the result (the records of a Produce) alias body; strings do not. It returns
-// ErrUnknownAPI, ErrUnsupportedVersion, or ErrMalformed, which also stands for
-// bytes after the end of the message.
+// the result (the records of a Produce) alias body; strings do not. The
+// request must be in the allow-list: it returns ErrUnknownAPI,
+// ErrUnsupportedVersion, or ErrMalformed, which also stands for bytes after
+// the end. The body is walked once before memory is taken for it.
 func ParseRequest(h RequestHeader, body []byte) (kmsg.Request, error) {
 	req := kmsg.RequestForKey(h.Key)
 	if req == nil {
 		return nil, fmt.Errorf("%w: %d", ErrUnknownAPI, h.Key)
-	}
-	if h.Version < 0 || h.Version > req.MaxVersion() {
-		return nil, fmt.Errorf("%w: %s version %d", ErrUnsupportedVersion, kmsg.NameForKey(h.Key), h.Version)
 	}
 	if err := checkRequestShape(h.Key, h.Version, body); err != nil {
 		return nil, fmt.Errorf("parse %s version %d: %w", kmsg.NameForKey(h.Key), h.Version, err)
