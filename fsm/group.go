@@ -1,0 +1,216 @@
+// Package fsm holds the replicated state machines: what every node computes
+// from a group's Raft log, and nothing else. It is pure: no clock, no
+// randomness, no input or output, so that the same log gives the same offsets,
+// the same verdicts and the same bytes on every node.
+package fsm
+
+import (
+	"fmt"
+
+	"lockstep/kafkawire"
+)
+
+// CatalogGroup is the group that also holds the catalog.
+const CatalogGroup uint32 = 0
+
+// Verdict is what became of a command.
+type Verdict byte
+
+// The verdicts.
+const (
+	Done      Verdict = iota // a control command took effect (or was no news)
+	Appended                 // the batch stands at BaseOffset
+	Duplicate                // the batch already stood at BaseOffset
+	Rejected                 // nothing changed; Code says why, in Kafka's words
+)
+
+// Result is the outcome of one command, the same on every node.
+type Result struct {
+	Kind    Kind
+	Verdict Verdict
+	Code    int16  // Kafka error code if Rejected
+	Message string // for people, if Rejected
+
+	TP         TP              // KindAppend
+	Batch      kafkawire.Batch // KindAppend: the batch as committed; aliases the entry
+	BaseOffset int64           // Appended, Duplicate
+	Count      int32           // Appended, Duplicate: offsets that the batch takes
+	Sequence   int32           // Appended: applier sequence
+	CRC        uint32          // Appended: CRC as stamped with the applier's identity
+
+	Open   *Open  // KindOpen
+	Opened []TP   // KindOpen: partitions that were not open before
+	Close  *Close // KindClose
+	Closed []TP   // KindClose: partitions that were open before
+
+	Topic  uint64 // KindCreateTopic: the new topic's id
+	FirstN int64  // KindAllocateProducers: first id of the block
+}
+
+// EndOffset is the first offset after the batch (Appended, Duplicate).
+func (r *Result) EndOffset() int64 { return r.BaseOffset + int64(r.Count) }
+
+// Group is the state machine of one Raft group. It is not safe for concurrent
+// use: its owner serialises.
+type Group struct {
+	ID      uint32
+	Index   uint64 // the last applied index
+	ClockMs int64  // sum of the entries' clock steps
+	Level   uint64 // newest catalog index that an Open or Close was read at
+	Shape   uint64 // counts changes of the set of partitions, for readers' caches
+
+	Partitions map[TP]*Partition
+	Catalog    *Catalog // nil except in group 0
+
+	only *TP // if set, Apply looks at this partition alone
+}
+
+// NewGroup returns the state machine of an empty log.
+func NewGroup(id uint32) *Group {
+	g := &Group{ID: id, Partitions: make(map[TP]*Partition)}
+	if id == CatalogGroup {
+		g.Catalog = newCatalog()
+	}
+	return g
+}
+
+// Only returns a copy of the state machine that holds and follows a single
+// partition: enough to give that partition's entries their verdicts again,
+// because no verdict looks at another partition. Group-wide commands are
+// passed over.
+func (g *Group) Only(tp TP) *Group {
+	c := &Group{ID: g.ID, Index: g.Index, ClockMs: g.ClockMs, Level: g.Level,
+		Partitions: make(map[TP]*Partition), only: &tp}
+	if p, ok := g.Partitions[tp]; ok {
+		c.Partitions[tp] = p.clone()
+	}
+	return c
+}
+
+// Apply gives every command of an entry its verdict, in order. An error means
+// that this node cannot follow the log any further: it must stop before the
+// entry, which has then changed nothing.
+func (g *Group) Apply(index uint64, data []byte) ([]Result, error) {
+	elapsed, cmds, err := DecodeEntry(data)
+	if err != nil {
+		return nil, fmt.Errorf("group %d index %d: %w", g.ID, index, err)
+	}
+	decoded := make([]any, len(cmds))
+	for i, c := range cmds {
+		if decoded[i], err = g.decode(c); err != nil {
+			return nil, fmt.Errorf("group %d index %d command %d: %w", g.ID, index, i, err)
+		}
+	}
+	g.Index = index
+	g.ClockMs += int64(min(elapsed, MaxElapsedMs))
+	results := make([]Result, 0, len(cmds))
+	for i, c := range cmds {
+		r := g.apply(decoded[i])
+		r.Kind = c.Kind
+		results = append(results, r)
+	}
+	return results, nil
+}
+
+type appendArgs struct {
+	tp    TP
+	batch kafkawire.Batch
+}
+
+// decode turns a command into its arguments without touching the state.
+func (g *Group) decode(c Command) (any, error) {
+	switch c.Kind {
+	case KindAppend:
+		tp, b, err := decodeAppend(c.Body)
+		if err != nil {
+			return nil, err
+		}
+		batch, rest, err := kafkawire.ParseBatch(b)
+		if err != nil || len(rest) != 0 {
+			return nil, fmt.Errorf("append to %s: batch of %d bytes: %w", tp, len(b), ErrCorruptEntry)
+		}
+		return appendArgs{tp, batch}, nil
+	case KindOpen:
+		v := new(Open)
+		return v, decodeControl(c.Body, v)
+	case KindClose:
+		v := new(Close)
+		return v, decodeControl(c.Body, v)
+	}
+	v := catalogArgs(c.Kind)
+	if v == nil {
+		return nil, fmt.Errorf("kind %d: %w", c.Kind, ErrUnknownCommand)
+	}
+	return v, decodeControl(c.Body, v)
+}
+
+func (g *Group) apply(args any) Result {
+	switch a := args.(type) {
+	case appendArgs:
+		return g.append(a)
+	case *Open:
+		return g.open(a)
+	case *Close:
+		return g.close(a)
+	}
+	if g.only != nil {
+		return Result{}
+	}
+	if g.Catalog == nil {
+		return Result{Verdict: Rejected, Code: codeInvalidRequest, Message: "only group 0 has a catalog"}
+	}
+	return g.Catalog.apply(g.Index, args)
+}
+
+func (g *Group) append(a appendArgs) Result {
+	p, ok := g.Partitions[a.tp]
+	if !ok {
+		return Result{TP: a.tp, Batch: a.batch, Verdict: Rejected, Code: codeUnknownTopic, Message: "partition is not open"}
+	}
+	return p.append(a.batch, g.ClockMs)
+}
+
+// open and close are proposed by the catalog's leader as a level. One that was
+// read from an older catalog than one already seen is refused: its proposer
+// was deposed or is behind, and reads again.
+func (g *Group) open(a *Open) Result {
+	r := Result{Open: a}
+	if a.Level < g.Level {
+		return Result{Verdict: Rejected, Code: codeStaleLevel, Message: "older than the catalog this group has seen", Open: a}
+	}
+	g.Level = a.Level
+	for _, n := range a.Partitions {
+		tp := TP{Topic: a.Topic, Partition: n}
+		if g.only != nil && *g.only != tp {
+			continue
+		}
+		if _, ok := g.Partitions[tp]; !ok {
+			g.Partitions[tp] = newPartition(tp, a.Name)
+			r.Opened = append(r.Opened, tp)
+		}
+	}
+	if len(r.Opened) > 0 {
+		g.Shape++
+	}
+	return r
+}
+
+func (g *Group) close(a *Close) Result {
+	r := Result{Close: a}
+	if a.Level < g.Level {
+		return Result{Verdict: Rejected, Code: codeStaleLevel, Message: "older than the catalog this group has seen", Close: a}
+	}
+	g.Level = a.Level
+	for tp := range g.Partitions {
+		if tp.Topic == a.Topic {
+			r.Closed = append(r.Closed, tp)
+		}
+	}
+	for _, tp := range r.Closed {
+		delete(g.Partitions, tp)
+	}
+	if len(r.Closed) > 0 {
+		g.Shape++
+	}
+	return r
+}

@@ -1,0 +1,193 @@
+package fsm
+
+import (
+	"container/list"
+	"math"
+
+	"lockstep/kafkawire"
+)
+
+// MaxProducers caps the idempotent producers that a partition remembers. The
+// one unused longest leaves first, which is the same one on every node.
+const MaxProducers = 10_000
+
+// ProducerExpiryMs is how long a partition remembers a producer that writes
+// nothing, on the state machine's clock (Kafka: producer.id.expiration.ms).
+const ProducerExpiryMs = 24 * 60 * 60 * 1000
+
+// keptBatches is how many batches of a producer are remembered for answering
+// duplicates (Kafka: ProducerStateEntry.NUM_BATCHES_TO_RETAIN).
+const keptBatches = 5
+
+// ApplierProducerBase is the first of the producer ids that appliers write
+// with: base + topic id, so that two incarnations of a topic never share one.
+// Clients' ids start at ClientProducerBase and never reach it.
+const (
+	ApplierProducerBase = int64(1) << 61
+	ClientProducerBase  = int64(1) << 40
+)
+
+// Kafka error codes that verdicts carry.
+const (
+	codeUnknownTopic         = 3  // UNKNOWN_TOPIC_OR_PARTITION
+	codeOutOfOrderSequence   = 45 // OUT_OF_ORDER_SEQUENCE_NUMBER
+	codeInvalidProducerEpoch = 47 // INVALID_PRODUCER_EPOCH
+)
+
+// Partition is the state of one partition: a pure function of the commands
+// applied to it. It belongs to its Group.
+type Partition struct {
+	TP         TP
+	Name       string // of the topic
+	NextOffset int64  // the log end offset
+	Sequence   int32  // applier sequence of the next batch, mod 2^31
+	Hash       uint64 // chain over everything appended, see ChainHash
+
+	producers map[int64]*list.Element // of *producer
+	recent    *list.List              // front = used last
+}
+
+type producer struct {
+	id      int64
+	epoch   int16
+	lastSeq int32
+	usedMs  int64
+	kept    []keptBatch // oldest first, at most keptBatches
+}
+
+type keptBatch struct {
+	first, last int32
+	offset      int64
+	count       int32
+}
+
+func newPartition(tp TP, name string) *Partition {
+	return &Partition{TP: tp, Name: name, producers: make(map[int64]*list.Element), recent: list.New()}
+}
+
+// clone returns a deep copy that shares nothing with p.
+func (p *Partition) clone() *Partition {
+	c := *p
+	c.producers = make(map[int64]*list.Element, len(p.producers))
+	c.recent = list.New()
+	for e := p.recent.Front(); e != nil; e = e.Next() {
+		cp := *e.Value.(*producer)
+		cp.kept = append([]keptBatch(nil), cp.kept...)
+		c.producers[cp.id] = c.recent.PushBack(&cp)
+	}
+	return &c
+}
+
+// ChainHash extends the rolling hash of a partition's log by one batch: its
+// base offset, its length in bytes (all of it, header included) and its CRC as
+// it stands on a broker, that is with the applier's identity. The same chain
+// is computed from a broker's log by whoever compares.
+func ChainHash(h uint64, base int64, length int, crc uint32) uint64 {
+	for _, v := range [3]uint64{uint64(base), uint64(length), uint64(crc)} {
+		h ^= v
+		h ^= h >> 33
+		h *= 0xff51afd7ed558ccd
+		h ^= h >> 29
+		h *= 0xc4ceb9fe1a85ec53
+		h ^= h >> 32
+		h += 0x9e3779b97f4a7c15
+	}
+	return h
+}
+
+// append gives the batch its verdict and, if it is appended, its offset.
+func (p *Partition) append(b kafkawire.Batch, nowMs int64) Result {
+	r := Result{Kind: KindAppend, TP: p.TP, Batch: b, Count: b.Count()}
+	if pid := b.ProducerID(); pid >= 0 {
+		kept, code := p.checkProducer(b, nowMs)
+		if code != 0 {
+			r.Verdict, r.Code = Rejected, code
+			return r
+		}
+		if kept != nil {
+			r.Verdict, r.BaseOffset, r.Count = Duplicate, kept.offset, kept.count
+			return r
+		}
+		p.remember(b, nowMs)
+	}
+	r.Verdict = Appended
+	r.BaseOffset = p.NextOffset
+	r.Sequence = p.Sequence
+	r.CRC = kafkawire.StampedCRC(b, ApplierProducerID(p.TP.Topic), 0, p.Sequence)
+	p.Hash = ChainHash(p.Hash, r.BaseOffset, len(b), r.CRC)
+	p.NextOffset += int64(r.Count)
+	p.Sequence = addSequence(p.Sequence, r.Count)
+	return r
+}
+
+// ApplierProducerID is the producer id that every node's applier stamps on the
+// batches of a topic.
+func ApplierProducerID(topic uint64) int64 { return ApplierProducerBase + int64(topic) }
+
+// checkProducer decides what Kafka's ProducerAppendInfo.checkSequence and
+// ProducerStateEntry.findDuplicateBatch decide.
+func (p *Partition) checkProducer(b kafkawire.Batch, nowMs int64) (dup *keptBatch, code int16) {
+	e, ok := p.producers[b.ProducerID()]
+	if !ok {
+		return nil, 0 // no state: any sequence (as Kafka after expiry)
+	}
+	pr := e.Value.(*producer)
+	if nowMs-pr.usedMs > ProducerExpiryMs {
+		p.recent.Remove(e)
+		delete(p.producers, pr.id)
+		return nil, 0
+	}
+	epoch, first := b.ProducerEpoch(), b.BaseSequence()
+	switch {
+	case epoch < pr.epoch:
+		return nil, codeInvalidProducerEpoch
+	case epoch > pr.epoch:
+		if first != 0 {
+			return nil, codeOutOfOrderSequence
+		}
+		return nil, 0
+	}
+	last := addSequence(first, b.Count()-1)
+	for i := range pr.kept {
+		if k := &pr.kept[i]; k.first == first && k.last == last {
+			return k, 0
+		}
+	}
+	if first != addSequence(pr.lastSeq, 1) {
+		return nil, codeOutOfOrderSequence
+	}
+	return nil, 0
+}
+
+// remember notes a batch that is about to be appended at NextOffset.
+func (p *Partition) remember(b kafkawire.Batch, nowMs int64) {
+	var pr *producer
+	if e, ok := p.producers[b.ProducerID()]; ok {
+		pr = e.Value.(*producer)
+		p.recent.MoveToFront(e)
+	} else {
+		if p.recent.Len() >= MaxProducers {
+			oldest := p.recent.Back()
+			p.recent.Remove(oldest)
+			delete(p.producers, oldest.Value.(*producer).id)
+		}
+		pr = &producer{id: b.ProducerID(), epoch: b.ProducerEpoch()}
+		p.producers[pr.id] = p.recent.PushFront(pr)
+	}
+	if b.ProducerEpoch() != pr.epoch {
+		pr.epoch, pr.kept = b.ProducerEpoch(), nil
+	}
+	first := b.BaseSequence()
+	last := addSequence(first, b.Count()-1)
+	if len(pr.kept) == keptBatches {
+		pr.kept = append(pr.kept[:0], pr.kept[1:]...)
+	}
+	pr.kept = append(pr.kept, keptBatch{first: first, last: last, offset: p.NextOffset, count: b.Count()})
+	pr.lastSeq, pr.usedMs = last, nowMs
+}
+
+// addSequence adds n to a sequence number modulo 2^31
+// (DefaultRecordBatch.incrementSequence).
+func addSequence(seq, n int32) int32 {
+	return int32((int64(seq) + int64(n)) & math.MaxInt32)
+}

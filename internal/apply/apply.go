@@ -1,0 +1,258 @@
+// Package apply writes what the Raft groups committed to the local broker, in
+// order, at the offsets that the state machine gave, exactly once.
+//
+// One feeder per group reads the committed log and computes every verdict
+// again with a state machine of its own, the tail. One lane per partition
+// takes the batches from there to the broker: it attaches (reads the broker's
+// log end and last batch and compares them with what the log says stands
+// there), then appends over a pipelined connection, and checks the offset in
+// every answer. What a lane cannot hold in memory it reads again from the log.
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"lockstep/fsm"
+	"lockstep/internal/broker"
+	"lockstep/internal/watch"
+)
+
+// Session is one connection to the local broker for appends. Appends of one
+// partition are executed in the order in which they were queued, as long as
+// the session lives.
+type Session interface {
+	// Append queues one stamped batch without blocking. done is called
+	// exactly once, from another goroutine.
+	Append(a broker.Append, done func(broker.Result))
+	// Done is closed when the connection is lost.
+	Done() <-chan struct{}
+}
+
+// Broker is the local broker, as the applier needs it. Methods may be called
+// from any goroutine.
+type Broker interface {
+	// WaitUp returns when the broker is reachable.
+	WaitUp(ctx context.Context) error
+	Session(ctx context.Context) (Session, error)
+	LogEnd(ctx context.Context, topic string, partition int32) (start, end int64, err error)
+	LastBatch(ctx context.Context, topic string, partition int32, end int64) ([]byte, error)
+	Topic(ctx context.Context, name string) (broker.TopicInfo, error)
+	CreateTopic(ctx context.Context, name string, partitions int32, config map[string]string) (broker.TopicInfo, error)
+	ExtendTopic(ctx context.Context, name string, total int32) error
+	DeleteTopic(ctx context.Context, name string) error
+}
+
+// Log is one group's committed log, as the applier reads it. Methods may be
+// called from any goroutine.
+type Log interface {
+	// Entry returns the commands at an index that has been applied, nil if
+	// the entry holds none (Raft's own entries).
+	Entry(index uint64) ([]byte, error)
+	// Applied is the index up to which the group's state machine has applied.
+	Applied() *watch.Index
+}
+
+// Errors that waiters for visibility get.
+var (
+	// ErrNotOpen is returned when this node does not hold the partition.
+	ErrNotOpen = errors.New("partition is not open on this node")
+	// ErrQuarantined is returned when the partition's copy on this node's
+	// broker is not trusted.
+	ErrQuarantined = errors.New("partition is quarantined on this node")
+	// ErrClosed is returned when the partition was closed or the node stops.
+	ErrClosed = errors.New("partition is closed")
+)
+
+// Config of an Applier. Zero values of the sizes take the defaults.
+type Config struct {
+	Broker     Broker
+	DataDir    string // holds bindings.db
+	LaneBytes  int64  // a lane that holds more reads again from the log (default 4 MiB)
+	GroupBytes int64  // all lanes of a group together (default 64 MiB)
+	Logger     hclog.Logger
+}
+
+const (
+	defaultLaneBytes  = 4 << 20
+	defaultGroupBytes = 64 << 20
+	crowdedLaneBytes  = 256 << 10 // what a lane may hold while its group is over its limit
+)
+
+// Applier owns the way from the committed logs to the local broker.
+type Applier struct {
+	cfg    Config
+	log    hclog.Logger
+	topics *topics
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+
+	feeders map[uint32]*feeder // fixed after Open
+	changes watch.Index        // counts state changes of lanes
+	changeN struct {
+		sync.Mutex
+		n uint64
+	}
+
+	mu    sync.RWMutex
+	lanes map[fsm.TP]*lane
+}
+
+// New returns an applier that does nothing until Open.
+func New(cfg Config) *Applier {
+	if cfg.LaneBytes == 0 {
+		cfg.LaneBytes = defaultLaneBytes
+	}
+	if cfg.GroupBytes == 0 {
+		cfg.GroupBytes = defaultGroupBytes
+	}
+	a := &Applier{cfg: cfg, log: cfg.Logger.Named("apply"), feeders: make(map[uint32]*feeder), lanes: make(map[fsm.TP]*lane)}
+	a.ctx, a.cancel = context.WithCancelCause(context.Background())
+	return a
+}
+
+// Open reads the durable bindings and starts following the logs.
+func (a *Applier) Open(logs map[uint32]Log) error {
+	b, err := openBindings(filepath.Join(a.cfg.DataDir, "bindings.db"))
+	if err != nil {
+		return fmt.Errorf("open the bindings of topics to the broker's: %w", err)
+	}
+	a.topics = newTopics(a.ctx, a.cfg.Broker, b, a.log)
+	for id, l := range logs {
+		a.feeders[id] = newFeeder(a, id, l)
+	}
+	for _, f := range a.feeders {
+		a.wg.Add(1)
+		go func() {
+			defer a.wg.Done()
+			f.run(a.ctx)
+		}()
+	}
+	return nil
+}
+
+// Close stops all goroutines and returns when they are gone. Waiters get
+// ErrClosed. It may be called more than once.
+func (a *Applier) Close() error {
+	a.cancel(ErrClosed)
+	a.wg.Wait()
+	if a.topics == nil {
+		return nil
+	}
+	return a.topics.close()
+}
+
+// bump wakes whoever watches Changes.
+func (a *Applier) bump() {
+	a.changeN.Lock()
+	defer a.changeN.Unlock()
+	a.changeN.n++
+	a.changes.Set(a.changeN.n)
+}
+
+// Changes grows whenever a partition becomes ready, or stops being so.
+func (a *Applier) Changes() *watch.Index { return &a.changes }
+
+func (a *Applier) lane(tp fsm.TP) *lane {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.lanes[tp]
+}
+
+// Ready says whether the local broker serves the partition and holds
+// everything below offset required.
+func (a *Applier) Ready(tp fsm.TP, required int64) bool {
+	l := a.lane(tp)
+	return l != nil && l.ready(required)
+}
+
+// WhenVisible calls fn, once, when the local broker holds everything of the
+// partition below offset end, or with the error that prevents it. fn may be
+// called from this goroutine or another, and must not block.
+func (a *Applier) WhenVisible(tp fsm.TP, end int64, fn func(error)) {
+	l := a.lane(tp)
+	if l == nil {
+		fn(ErrNotOpen)
+		return
+	}
+	l.whenVisible(end, fn)
+}
+
+// Conclude tells the applier that a leader, verified just now, had this commit
+// index: a broker that holds more than the log up to there holds something
+// that nobody committed.
+func (a *Applier) Conclude(group uint32, commitIndex uint64) {
+	if f := a.feeders[group]; f != nil {
+		f.conclude(commitIndex)
+	}
+}
+
+// Failed is closed when the applier cannot go on at all (a log entry that this
+// build cannot read); Err then says why. The node must stop.
+func (a *Applier) Failed() <-chan struct{} { return a.ctx.Done() }
+
+// Err returns why the applier stopped; nil while it runs.
+func (a *Applier) Err() error {
+	if err := context.Cause(a.ctx); err != nil && !errors.Is(err, ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// PartitionStatus is one partition that is not as it should be.
+type PartitionStatus struct {
+	Topic     string    `json:"topic"`
+	TopicID   uint64    `json:"topic_id"`
+	Partition int32     `json:"partition"`
+	State     string    `json:"state"`
+	Reason    string    `json:"reason,omitempty"`
+	Since     time.Time `json:"since"`
+}
+
+// GroupStatus is how far the local broker has followed a group.
+type GroupStatus struct {
+	BrokerApplied uint64            // every entry up to it is on the broker
+	Partitions    int               // lanes of the group
+	Troubled      []PartitionStatus // not ready, with the reason
+	QueuedBytes   int64
+}
+
+// Status reports on one group.
+func (a *Applier) Status(group uint32) GroupStatus {
+	f := a.feeders[group]
+	if f == nil {
+		return GroupStatus{}
+	}
+	return f.status()
+}
+
+// startLane adds a lane for a partition that was opened.
+func (a *Applier) startLane(l *lane) {
+	a.mu.Lock()
+	a.lanes[l.tp] = l
+	a.mu.Unlock()
+	a.wg.Add(1)
+	go func() {
+		defer a.wg.Done()
+		l.run()
+	}()
+}
+
+// dropLane ends a lane whose partition was closed.
+func (a *Applier) dropLane(tp fsm.TP) {
+	a.mu.Lock()
+	l := a.lanes[tp]
+	delete(a.lanes, tp)
+	a.mu.Unlock()
+	if l != nil {
+		l.stop(ErrClosed)
+	}
+}

@@ -1,0 +1,72 @@
+package apply
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// binding ties a topic of the catalog to the broker's own topic. It is durable:
+// the broker's name for a topic says nothing about which topic it is.
+type binding struct {
+	Name string   `json:"name"`
+	UUID [16]byte `json:"uuid"` // the broker's topic id, zero where it has none
+	Gone bool     `json:"gone"` // the topic was deleted; it may not be made again
+}
+
+var bindingsBucket = []byte("bindings")
+
+// bindings is the file of bindings. Every write is synced before it returns.
+type bindings struct{ db *bolt.DB }
+
+func openBindings(path string) (*bindings, error) {
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second})
+	if err != nil {
+		return nil, fmt.Errorf("open %s (does another lockstep use this data_dir?): %w", path, err)
+	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		_, err := tx.CreateBucketIfNotExists(bindingsBucket)
+		return err
+	})
+	if err != nil {
+		_ = db.Close()
+		return nil, fmt.Errorf("prepare %s: %w", path, err)
+	}
+	return &bindings{db: db}, nil
+}
+
+func (b *bindings) close() error { return b.db.Close() }
+
+func bindingKey(topic uint64) []byte { return binary.BigEndian.AppendUint64(nil, topic) }
+
+func (b *bindings) put(topic uint64, v binding) error {
+	return b.db.Update(func(tx *bolt.Tx) error {
+		raw, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		return tx.Bucket(bindingsBucket).Put(bindingKey(topic), raw)
+	})
+}
+
+// all returns every binding by topic id.
+func (b *bindings) all() (map[uint64]binding, error) {
+	out := make(map[uint64]binding)
+	err := b.db.View(func(tx *bolt.Tx) error {
+		return tx.Bucket(bindingsBucket).ForEach(func(k, raw []byte) error {
+			var v binding
+			if len(k) != 8 {
+				return fmt.Errorf("a key of %d bytes", len(k))
+			}
+			if err := json.Unmarshal(raw, &v); err != nil {
+				return err
+			}
+			out[binary.BigEndian.Uint64(k)] = v
+			return nil
+		})
+	})
+	return out, err
+}

@@ -1,0 +1,318 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
+	"lockstep/fsm"
+	"lockstep/internal/watch"
+	"lockstep/transport"
+)
+
+// applyQueueTimeout bounds how long an entry may wait to be taken up by Raft.
+const applyQueueTimeout = 5 * time.Second
+
+// Leadership is what a leader knows once its first barrier in the term is
+// applied: it then has everything that was ever committed.
+type Leadership struct {
+	Term  uint64
+	Since time.Time
+	// Required is, by partition, the offset up to which the broker must have
+	// the log before clients may be told of this leader: everything that was
+	// committed before this term. A partition that is missing was opened
+	// later. It is never changed.
+	Required map[fsm.TP]int64
+}
+
+// Group is one Raft group on this node.
+type Group struct {
+	ID      uint32
+	n       *Node
+	log     hclog.Logger
+	machine *machine
+	batcher *batcher
+
+	// Leading is nil unless this node leads the group and is caught up.
+	Leading watch.Value[*Leadership]
+	// Leader is the node that this node believes to lead, 0 if none.
+	Leader watch.Value[int32]
+
+	wg sync.WaitGroup
+
+	mu     sync.Mutex // guards what follows; set by start
+	raft   *raft.Raft
+	trans  *transport.GroupTransport
+	stores *stores
+	closed bool
+	note   transferNote
+}
+
+func newGroup(n *Node, id uint32) *Group {
+	g := &Group{ID: id, n: n, log: n.log.Named(fmt.Sprintf("raft.g%d", id)),
+		machine: newMachine(id, n.fail, n.ctx.Done())}
+	g.batcher = newBatcher(n.cfg.EntryBytes, n.cfg.MaxInFlightEntries, func(data []byte) raft.ApplyFuture {
+		return g.Raft().Apply(data, applyQueueTimeout)
+	})
+	return g
+}
+
+// Raft returns the running instance, nil before the node is a member.
+func (g *Group) Raft() *raft.Raft {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.raft
+}
+
+// Log returns the group's log for the applier. It may be read once Applied
+// has grown.
+func (g *Group) Log() *machine { return g.machine }
+
+// Read calls f with the group's state machine, which f must neither keep nor
+// change. Any goroutine may call it.
+func (g *Group) Read(f func(*fsm.Group)) { g.machine.read(f) }
+
+// CatalogChanged grows when the catalog changes (group 0).
+func (g *Group) CatalogChanged() *watch.Index { return &g.machine.catalog }
+
+// ShapeChanged grows when partitions are opened or closed.
+func (g *Group) ShapeChanged() *watch.Index { return &g.machine.shape }
+
+// Propose queues a command on this node's instance; see batcher.propose. Only
+// a leader's proposals succeed.
+func (g *Group) Propose(cmd fsm.Command, done func(fsm.Result, error)) {
+	if g.Leading.Get() == nil {
+		go done(fsm.Result{}, ErrNotLeader)
+		return
+	}
+	g.batcher.propose(cmd, done)
+}
+
+// VerifyLeader asks a majority whether this node still leads (ReadIndex, Raft
+// section 6.4, without the log entry).
+func (g *Group) VerifyLeader(ctx context.Context) error {
+	r := g.Raft()
+	if r == nil || g.Leading.Get() == nil {
+		return ErrNotLeader
+	}
+	answered := make(chan error, 1)
+	go func() { answered <- r.VerifyLeader().Error() }()
+	select {
+	case err := <-answered:
+		if err != nil {
+			return ErrNotLeader
+		}
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
+	c := raft.DefaultConfig()
+	cfg := g.n.cfg
+	c.LocalID = transport.ServerID(cfg.NodeID)
+	c.HeartbeatTimeout, c.ElectionTimeout = cfg.HeartbeatTimeout, cfg.ElectionTimeout
+	c.LeaderLeaseTimeout, c.CommitTimeout = cfg.LeaseTimeout, cfg.CommitTimeout
+	c.MaxAppendEntries = cfg.MaxAppendEntries
+	c.ShutdownOnRemove = false
+	c.NotifyCh = notify
+	c.Logger = g.log
+	c.NoLegacyTelemetry = true
+	// The log is kept whole, see errNoSnapshots.
+	c.SnapshotThreshold = math.MaxUint64
+	c.SnapshotInterval = 24 * time.Hour
+	c.TrailingLogs = math.MaxUint64 >> 1
+	return c
+}
+
+func (g *Group) openStores() (*stores, error) {
+	cfg := g.n.cfg
+	return openStores(storeConfig{dir: groupDir(cfg.DataDir, g.ID), kind: cfg.LogStore, segmentBytes: cfg.SegmentBytes,
+		timeout: cfg.StoreTimeout, logger: g.log.Named("store"), fatal: g.n.diskFailed})
+}
+
+// prepare makes the stores of a node that has none: with the cluster's first
+// configuration if it is among the founders, else empty, for the leader to
+// fill. It is safe to do again until the identity says that this is a member.
+func (g *Group) prepare(founders *raft.Configuration) error {
+	s, err := g.openStores()
+	if err != nil {
+		return err
+	}
+	err = s.stable.Set([]byte(incarnationKey), []byte(g.n.identity.Incarnation))
+	if err == nil && founders != nil {
+		conf := g.raftConfig(nil)
+		_, inmem := raft.NewInmemTransport(raft.ServerAddress(g.n.cfg.Peers[g.n.cfg.NodeID]))
+		err = raft.BootstrapCluster(conf, s.logs, s.stable, raft.NewDiscardSnapshotStore(), inmem, *founders)
+	}
+	if err != nil {
+		err = fmt.Errorf("prepare group %d: %w", g.ID, err)
+	}
+	return errors.Join(err, s.close())
+}
+
+// wipe removes what a start that did not get through left behind. Only called
+// before the identity says that this node is a member: nothing in it was ever
+// voted on.
+func (g *Group) wipe() error {
+	if err := os.RemoveAll(groupDir(g.n.cfg.DataDir, g.ID)); err != nil {
+		return fmt.Errorf("start group %d over: %w", g.ID, err)
+	}
+	return nil
+}
+
+// start opens what is on disk and joins the group.
+func (g *Group) start(ctx context.Context) error {
+	s, err := g.openStores()
+	if err != nil {
+		return err
+	}
+	if err := s.check(groupDir(g.n.cfg.DataDir, g.ID), g.n.identity.Incarnation); err != nil {
+		return errors.Join(err, s.close())
+	}
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(filepath.Join(groupDir(g.n.cfg.DataDir, g.ID)), 2, g.log)
+	if err != nil {
+		return errors.Join(fmt.Errorf("open the snapshots of group %d: %w", g.ID, err), s.close())
+	}
+	trans, err := g.n.transport.RaftTransport(g.ID, g.log, 0)
+	if err != nil {
+		return errors.Join(err, s.close())
+	}
+	g.machine.logs = s.logs
+	notify := make(chan bool, 16)
+	r, err := raft.NewRaft(g.raftConfig(notify), g.machine, s.logs, s.stable, snaps, trans)
+	if err != nil {
+		return errors.Join(fmt.Errorf("start raft group %d: %w", g.ID, err), trans.Close(), s.close())
+	}
+	g.mu.Lock()
+	g.raft, g.trans, g.stores = r, trans, s
+	g.mu.Unlock()
+	changes := make(chan raft.Observation, 64)
+	obs := raft.NewObserver(changes, false, func(o *raft.Observation) bool {
+		_, ok := o.Data.(raft.LeaderObservation)
+		return ok
+	})
+	r.RegisterObserver(obs)
+	g.run(func() { g.batcher.run(ctx) })
+	g.run(func() { g.watchLeading(ctx, notify) })
+	g.run(func() { g.watchLeader(ctx, changes) })
+	return nil
+}
+
+func (g *Group) run(f func()) {
+	g.wg.Add(1)
+	go func() {
+		defer g.wg.Done()
+		f()
+	}()
+}
+
+// stop ends the instance. The node's context has ended before.
+func (g *Group) stop() error {
+	g.mu.Lock()
+	r, trans, s := g.raft, g.trans, g.stores
+	closed := g.closed
+	g.closed = true
+	g.mu.Unlock()
+	if r == nil || closed {
+		return nil
+	}
+	down := r.Shutdown()
+	err := trans.Close()
+	err = errors.Join(err, down.Error())
+	g.wg.Wait()
+	return errors.Join(err, s.close())
+}
+
+// watchLeading follows Raft's own word on whether this node leads. Raft blocks
+// if nobody listens, so the barrier is waited for elsewhere.
+func (g *Group) watchLeading(ctx context.Context, notify <-chan bool) {
+	var cancel context.CancelFunc = func() {}
+	defer func() { cancel() }()
+	for {
+		select {
+		case leads := <-notify:
+			g.mu.Lock() // takeOffice looks at its context under the lock
+			cancel()
+			g.setLeading(nil)
+			g.mu.Unlock()
+			if !leads {
+				continue
+			}
+			var term context.Context
+			term, cancel = context.WithCancel(ctx)
+			g.run(func() { g.takeOffice(term) })
+		case <-ctx.Done():
+			// Raft goes on notifying until it is down.
+			g.mu.Lock()
+			cancel()
+			g.setLeading(nil)
+			g.mu.Unlock()
+			g.run(func() { drainUntilDown(g.Raft(), notify) })
+			return
+		}
+	}
+}
+
+func drainUntilDown(r *raft.Raft, notify <-chan bool) {
+	down := make(chan struct{})
+	go func() {
+		_ = r.Shutdown().Error()
+		close(down)
+	}()
+	for {
+		select {
+		case <-notify:
+		case <-down:
+			return
+		}
+	}
+}
+
+func (g *Group) setLeading(l *Leadership) {
+	if old := g.Leading.Get(); old == nil && l == nil {
+		return
+	}
+	g.Leading.Set(l)
+}
+
+// takeOffice waits until everything committed in earlier terms is applied
+// here (Raft section 8: the no-op of the new term), then announces.
+func (g *Group) takeOffice(ctx context.Context) {
+	r := g.Raft()
+	if r == nil {
+		return // stopped before start returned
+	}
+	since := time.Now()
+	applied := make(chan error, 1)
+	go func() { applied <- r.Barrier(0).Error() }()
+	select {
+	case err := <-applied:
+		if err != nil {
+			g.log.Debug("lost leadership before the barrier", "error", err)
+			return
+		}
+	case <-ctx.Done():
+		return
+	}
+	l := &Leadership{Term: r.CurrentTerm(), Since: since, Required: make(map[fsm.TP]int64)}
+	g.machine.read(func(s *fsm.Group) {
+		for tp, p := range s.Partitions {
+			l.Required[tp] = p.NextOffset
+		}
+	})
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if ctx.Err() == nil && r.State() == raft.Leader {
+		g.setLeading(l)
+	}
+}

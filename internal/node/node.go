@@ -1,0 +1,283 @@
+// Package node is the life of the Raft groups on one node: their stores, the
+// way into the cluster, leadership, and proposing in batches.
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"lockstep/fsm"
+	"lockstep/transport"
+)
+
+// Config of a node. All fields are required unless a default is named.
+type Config struct {
+	ClusterID string
+	NodeID    int32
+	DataDir   string
+	Version   string
+
+	Listen string           // internode port
+	Peers  map[int32]string // host:port by node id, this node included
+	TLS    *transport.TLS   // nil: plaintext
+
+	Groups   uint32
+	LogStore string // StoreWAL or StoreBoltDB
+
+	HeartbeatTimeout, ElectionTimeout, LeaseTimeout, CommitTimeout time.Duration
+	MaxAppendEntries                                               int // entries of one AppendEntries
+	EntryBytes                                                     int // proposals are coalesced up to this size
+	MaxInFlightEntries                                             int
+	SegmentBytes                                                   int           // of the WAL
+	StoreTimeout                                                   time.Duration // a write to the log that takes longer stops the node
+
+	// JoinGrace is how long a majority without state waits for the rest of
+	// the peers before it begins the cluster (default 2 s).
+	JoinGrace time.Duration
+
+	// Self is what the catalog is told of this node; id and incarnation are
+	// filled in.
+	Self fsm.CatalogNode
+
+	Logger hclog.Logger
+}
+
+// Node runs this node's instances of all Raft groups.
+type Node struct {
+	cfg       Config
+	log       hclog.Logger
+	groups    []*Group
+	transport *transport.Transport
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	failed  chan struct{} // closed by fail
+	failErr error         // set before failed is closed
+	once    sync.Once
+
+	mu        sync.Mutex // guards what follows
+	identity  *identity
+	met       map[int32]string // incarnations of nodes heard of before the cluster began
+	strangers map[int32]string // peers kept out, with the reason
+	problem   string           // why this node is not a member
+	closed    bool
+}
+
+// New returns a node that does nothing until Open. Its groups exist already,
+// so that others can watch them.
+func New(cfg Config) *Node {
+	if cfg.JoinGrace == 0 {
+		cfg.JoinGrace = 2 * time.Second
+	}
+	n := &Node{cfg: cfg, log: cfg.Logger, failed: make(chan struct{}),
+		met: make(map[int32]string), strangers: make(map[int32]string)}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	for id := range cfg.Groups {
+		n.groups = append(n.groups, newGroup(n, id))
+	}
+	return n
+}
+
+// Groups returns the groups, by id.
+func (n *Node) Groups() []*Group { return n.groups }
+
+// Group returns one group, nil if there is none of that id.
+func (n *Node) Group(id uint32) *Group {
+	if int64(id) >= int64(len(n.groups)) {
+		return nil
+	}
+	return n.groups[id]
+}
+
+// Catalog returns group 0.
+func (n *Node) Catalog() *Group { return n.groups[fsm.CatalogGroup] }
+
+// Init reads or makes the node's identity and builds the transport, so that
+// handlers can be registered before Open.
+func (n *Node) Init() error {
+	if err := os.MkdirAll(n.cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("make data_dir: %w", err)
+	}
+	id, err := loadIdentity(n.cfg.DataDir, n.cfg.ClusterID, n.cfg.NodeID, n.cfg.Groups)
+	if err != nil {
+		return err
+	}
+	n.identity = id
+	n.cfg.Self.ID, n.cfg.Self.Incarnation = n.cfg.NodeID, id.Incarnation
+	n.transport = transport.New(transport.Config{
+		Self: transport.Hello{ClusterID: n.cfg.ClusterID, NodeID: n.cfg.NodeID, Incarnation: id.Incarnation,
+			Groups: int(n.cfg.Groups), Version: n.cfg.Version},
+		Listen: n.cfg.Listen, Peers: n.cfg.Peers, TLS: n.cfg.TLS, Logger: n.log.Named("transport"),
+	}, n)
+	n.transport.Handle(methodJoin, n.heardJoin)
+	n.transport.Handle(methodSubmit, n.heardSubmit)
+	n.transport.Handle(methodNote, n.heardNote)
+	return nil
+}
+
+// Handle registers a handler of peer calls; between Init and Open. The handler
+// hears from admitted members only.
+func (n *Node) Handle(method uint8, h transport.Handler) {
+	n.transport.Handle(method, func(ctx context.Context, from transport.Hello, payload []byte) ([]byte, error) {
+		if err := n.Admit(from, true); err != nil {
+			return nil, err
+		}
+		return h(ctx, from, payload)
+	})
+}
+
+// Call calls a peer; see transport.Transport.Call for its errors.
+func (n *Node) Call(ctx context.Context, node int32, method uint8, payload []byte) ([]byte, error) {
+	return n.transport.Call(ctx, node, method, payload)
+}
+
+// Open starts the internode port and, if this node is a member, its groups.
+// A node that is none tries to become one in the background.
+func (n *Node) Open() error {
+	if err := n.transport.Listen(); err != nil {
+		return err
+	}
+	if err := n.transport.Serve(); err != nil {
+		return err
+	}
+	if n.identity.Member {
+		if err := n.startGroups(); err != nil {
+			return err
+		}
+	}
+	n.wg.Add(1)
+	go func() {
+		defer n.wg.Done()
+		if n.Member() || n.join(n.ctx) {
+			n.register(n.ctx)
+			n.learn(n.ctx)
+		}
+	}()
+	return nil
+}
+
+// Close stops everything and returns when the goroutines are gone. Leadership
+// is given up without ceremony: hand over first.
+func (n *Node) Close() error {
+	n.mu.Lock()
+	closed := n.closed
+	n.closed = true
+	n.mu.Unlock()
+	if closed {
+		return nil
+	}
+	n.cancel()
+	var errs []error
+	for _, g := range n.groups {
+		errs = append(errs, g.stop())
+	}
+	if n.transport != nil {
+		errs = append(errs, n.transport.Close())
+	}
+	n.wg.Wait()
+	return errors.Join(errs...)
+}
+
+// Failed is closed when the node must stop at once; Err says why.
+func (n *Node) Failed() <-chan struct{} { return n.failed }
+
+// Err returns why the node must stop, nil if it need not.
+func (n *Node) Err() error {
+	select {
+	case <-n.failed:
+		return n.failErr
+	default:
+		return nil
+	}
+}
+
+func (n *Node) fail(err error) {
+	n.once.Do(func() {
+		n.log.Error("this node must stop", "error", err)
+		n.failErr = err
+		close(n.failed)
+	})
+}
+
+// diskFailed is told by the stores' guard. The peers are cut off at once, so
+// that they elect: Raft itself would go on sending heartbeats.
+func (n *Node) diskFailed(err error) {
+	n.transport.CutRaft()
+	n.fail(fmt.Errorf("the disk under data_dir failed: %w", err))
+}
+
+// Member says whether this node takes part in the groups.
+func (n *Node) Member() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.identity != nil && n.identity.Member
+}
+
+// Incarnation returns this node's incarnation.
+func (n *Node) Incarnation() string { return n.cfg.Self.Incarnation }
+
+// Problem says why this node is not a member, empty if it is.
+func (n *Node) Problem() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.problem
+}
+
+// Strangers returns the peers that are kept out of the groups, with the reason.
+func (n *Node) Strangers() map[int32]string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := make(map[int32]string, len(n.strangers))
+	for id, why := range n.strangers {
+		out[id] = why
+	}
+	return out
+}
+
+func (n *Node) startGroups() error {
+	for _, g := range n.groups {
+		if err := g.start(n.ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// after returns a channel that fires after d, and how to forget it.
+func (n *Node) after(d time.Duration) (<-chan time.Time, func()) {
+	t := time.NewTimer(d)
+	return t.C, func() { t.Stop() }
+}
+
+// tellAll sends a notice to every other node and does not wait for answers:
+// who misses it knows less, no more.
+func (n *Node) tellAll(ctx context.Context, method uint8, notice any) {
+	raw, err := json.Marshal(notice)
+	if err != nil {
+		n.log.Error("cannot encode a notice", "error", err)
+		return
+	}
+	for id := range n.cfg.Peers {
+		if id == n.cfg.NodeID {
+			continue
+		}
+		n.wg.Add(1)
+		go func() {
+			defer n.wg.Done()
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			if _, err := n.transport.Call(ctx, id, method, raw); err != nil {
+				n.log.Debug("a notice did not get through", "node", id, "error", err)
+			}
+		}()
+	}
+}
