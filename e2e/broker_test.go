@@ -1,0 +1,209 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// broker is one Apache Kafka node, controller and broker in one process, alone
+// in its cluster. Its methods are called from the test goroutine only.
+type broker struct {
+	dist           *kafkaDist
+	dir            string // holds server.properties, data/, broker.log, broker.out
+	nodeID         int
+	port           int
+	controllerPort int
+	extraFlags     []string
+	proc           *process
+}
+
+// brokerReady bounds a start: 1.3 s alone on an idle machine, 4 s after a
+// kill -9, many times that when three start on two busy cores.
+const brokerReady = 90 * time.Second
+
+// newBroker starts a broker on an empty disk and returns when it answers.
+func newBroker(t *testing.T, dir string, nodeID int) *broker {
+	t.Helper()
+	b := &broker{dist: kafka(t), dir: dir, nodeID: nodeID, port: freePort(t), controllerPort: freePort(t)}
+	ctx, cancel := context.WithTimeout(t.Context(), brokerReady)
+	defer cancel()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.format(ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if b.proc != nil {
+			if err := b.proc.kill9(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if err := b.start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (b *broker) addr() string    { return loopback(b.port) }
+func (b *broker) dataDir() string { return filepath.Join(b.dir, "data") }
+func (b *broker) outFile() string { return filepath.Join(b.dir, "broker.out.log") }
+
+// properties are Kafka's defaults but for what one node alone needs and what
+// shortens a start.
+func (b *broker) properties() string {
+	controller := loopback(b.controllerPort)
+	lines := []string{
+		"process.roles=broker,controller",
+		fmt.Sprintf("node.id=%d", b.nodeID),
+		fmt.Sprintf("controller.quorum.voters=%d@%s", b.nodeID, controller),
+		"listeners=PLAINTEXT://" + b.addr() + ",CONTROLLER://" + controller,
+		"advertised.listeners=PLAINTEXT://" + b.addr(),
+		"controller.listener.names=CONTROLLER",
+		"listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+		"inter.broker.listener.name=PLAINTEXT",
+		"log.dirs=" + b.dataDir(),
+		"auto.create.topics.enable=false",
+		"group.initial.rebalance.delay.ms=0",
+		"offsets.topic.replication.factor=1",
+		"offsets.topic.num.partitions=4",
+		"transaction.state.log.replication.factor=1",
+		"transaction.state.log.min.isr=1",
+		"transaction.state.log.num.partitions=2",
+		"share.coordinator.state.topic.replication.factor=1",
+		"share.coordinator.state.topic.min.isr=1",
+		// A broker that was killed may register again only when the session of
+		// its former life has ended; by default that alone takes 9 s.
+		"broker.session.timeout.ms=2500",
+		"broker.heartbeat.interval.ms=500",
+		"num.network.threads=2",
+		"num.io.threads=4",
+		"log.cleaner.dedupe.buffer.size=8388608",
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
+// format writes the configuration and gives the broker a cluster id of its own.
+func (b *broker) format(ctx context.Context) error {
+	conf := filepath.Join(b.dir, "server.properties")
+	if err := os.WriteFile(conf, []byte(b.properties()), 0o644); err != nil {
+		return fmt.Errorf("write broker configuration: %w", err)
+	}
+	id := make([]byte, 16)
+	_, _ = rand.Read(id) // never fails (crypto/rand)
+	id[0] &= 0x7f        // a Kafka id must not start with '-', the sign of an option
+	_, err := b.dist.tool(ctx, b.dir, "kafka.tools.StorageTool", "format",
+		"-t", base64.RawURLEncoding.EncodeToString(id), "-c", conf)
+	return err
+}
+
+// start runs the broker and returns when it serves.
+func (b *broker) start(ctx context.Context) error {
+	flags := append(slices.Clone(b.extraFlags), b.dist.jvmFlags(384, filepath.Join(b.dir, "broker.log"))...)
+	cmd := exec.Command(b.dist.java, append(flags, "kafka.Kafka", filepath.Join(b.dir, "server.properties"))...)
+	out, err := os.OpenFile(b.outFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("open broker output: %w", err)
+	}
+	defer out.Close() // the child has its own descriptor
+	cmd.Stdout, cmd.Stderr = out, out
+	if b.proc, err = startProcess(fmt.Sprintf("kafka-%d", b.nodeID), cmd); err != nil {
+		return err
+	}
+	return b.waitReady(ctx)
+}
+
+// waitReady returns when the broker lists itself, which it does once it is
+// registered and unfenced, and every partition it knows has a leader.
+func (b *broker) waitReady(ctx context.Context) error {
+	err := waitUntil(ctx, 50*time.Millisecond, func(ctx context.Context) error {
+		if b.proc.exited() {
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		req := kmsg.NewPtrMetadataRequest()
+		req.SetVersion(9)
+		resp, err := rawCall[*kmsg.MetadataResponse](ctx, b.addr(), req)
+		if err != nil {
+			return err
+		}
+		for _, topic := range resp.Topics {
+			for _, p := range topic.Partitions {
+				if p.ErrorCode != 0 || p.Leader != int32(b.nodeID) {
+					return fmt.Errorf("partition %s/%d has no leader yet (error %d)", *topic.Topic, p.Partition, p.ErrorCode)
+				}
+			}
+		}
+		for _, n := range resp.Brokers {
+			if n.NodeID == int32(b.nodeID) {
+				return nil
+			}
+		}
+		return fmt.Errorf("broker is not in its own metadata yet")
+	})
+	if b.proc.exited() {
+		return fmt.Errorf("kafka-%d ended at start: %v\n%s", b.nodeID, b.proc.err, tail(b.outFile(), 20))
+	}
+	if err != nil {
+		return fmt.Errorf("kafka-%d not ready: %w", b.nodeID, err)
+	}
+	return nil
+}
+
+// kill9 is SIGKILL; it returns when the process has been reaped.
+func (b *broker) kill9(t *testing.T) {
+	t.Helper()
+	if err := b.proc.kill9(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// stop is a controlled shutdown (SIGTERM).
+func (b *broker) stop(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := b.proc.stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// restart starts the broker again on its disk and returns when it serves.
+func (b *broker) restart(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), brokerReady)
+	defer cancel()
+	if err := b.start(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// twoPorts is for callers without a test at hand.
+func twoPorts() ([2]int, error) {
+	var ports [2]int
+	for i := range ports {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return ports, fmt.Errorf("find port: %w", err)
+		}
+		defer ln.Close()
+		ports[i] = ln.Addr().(*net.TCPAddr).Port
+	}
+	return ports, nil
+}

@@ -1,0 +1,116 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// runDir makes a directory for one test. It is removed when the test passes;
+// when it fails the directory stays and the end of each *.log in it is printed.
+func runDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(os.Getenv("E2E_DIR"), "lockstep-e2e-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if !t.Failed() {
+			if err := os.RemoveAll(dir); err != nil {
+				t.Error(err)
+			}
+			return
+		}
+		t.Logf("data and logs of the failed run are in %s", dir)
+		logs, _ := filepath.Glob(filepath.Join(dir, "*", "*.log"))
+		for _, l := range logs {
+			t.Logf("--- end of %s\n%s", l, tail(l, 40))
+		}
+	})
+	return dir
+}
+
+// tail returns the last n lines of a file.
+func tail(path string, n int) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// takenPorts remembers what freePort gave away, so that two processes of one
+// run never get the same.
+var takenPorts = struct {
+	sync.Mutex
+	m map[int]bool
+}{m: map[int]bool{}}
+
+// freePort returns a TCP port of 127.0.0.1 that is free and stays so while its
+// owner is down: it lies below the range from which Linux takes the ports of
+// outgoing connections (32768 and up), which port 0 would not.
+func freePort(t *testing.T) int {
+	t.Helper()
+	for range 1000 {
+		port := 12000 + rand.IntN(20000)
+		takenPorts.Lock()
+		taken := takenPorts.m[port]
+		takenPorts.m[port] = true
+		takenPorts.Unlock()
+		if taken {
+			continue
+		}
+		ln, err := net.Listen("tcp", loopback(port))
+		if err != nil {
+			continue
+		}
+		if err := ln.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return port
+	}
+	t.Fatal("no free port on 127.0.0.1")
+	return 0
+}
+
+func loopback(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
+
+// waitFor asks probe at every tick until it returns nil, and fails the test
+// with probe's last error when timeout passes first. It is for states of other
+// processes, which offer no channel to wait on.
+func waitFor(t *testing.T, what string, timeout time.Duration, probe func(ctx context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	if err := waitUntil(ctx, 100*time.Millisecond, probe); err != nil {
+		t.Fatalf("wait for %s: %v", what, err)
+	}
+}
+
+// waitUntil is waitFor for callers that want the error.
+func waitUntil(ctx context.Context, every time.Duration, probe func(ctx context.Context) error) error {
+	start := time.Now()
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		err := probe(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("not after %s: %w", time.Since(start).Round(100*time.Millisecond), err)
+		}
+	}
+}
