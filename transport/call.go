@@ -80,7 +80,7 @@ func (t *Transport) attemptFor(node int32) (*attempt, *callConn, error) {
 		l = &link{}
 		t.links[node] = l
 	}
-	if l.conn != nil {
+	if l.conn != nil && !l.conn.c.closed.Load() {
 		return nil, l.conn, nil
 	}
 	if l.attempt == nil {
@@ -108,7 +108,9 @@ func (t *Transport) runAttempt(node int32, l *link, a *attempt) {
 	}
 	a.conn.run(func() {
 		t.mu.Lock()
-		l.conn = nil
+		if l.conn == a.conn {
+			l.conn = nil
+		}
 		t.mu.Unlock()
 	})
 }

@@ -3,6 +3,7 @@ package transport
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -17,6 +18,7 @@ type conn struct {
 	raw      net.Conn // the TCP connection. Closing it, not the TLS layer, never waits for the peer
 	reg      *registry
 	once     sync.Once
+	closed   atomic.Bool
 
 	// guarded by reg.mu
 	node     int32
@@ -30,6 +32,7 @@ type conn struct {
 func (c *conn) Close() error {
 	var err error
 	c.once.Do(func() {
+		c.closed.Store(true)
 		c.reg.remove(c)
 		err = c.raw.Close()
 	})

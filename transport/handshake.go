@@ -53,8 +53,11 @@ func (t *Transport) greet(raw net.Conn) {
 	started := t.spawn(func() {
 		o, err := t.accept(c)
 		if err != nil {
-			_ = c.Close()
 			t.logAcceptError(c.RemoteAddr(), o, err)
+			if refused := (refusal{}); errors.As(err, &refused) {
+				t.refuse(c, refused)
+			}
+			_ = c.Close()
 			return
 		}
 		t.logFine(quietKey{o.hello.NodeID, o.kind, o.group, true})
@@ -93,8 +96,7 @@ func (t *Transport) accept(c *conn) (opening, error) {
 		return o, err
 	}
 	if err := t.judge(c, o, secured); err != nil {
-		t.refuse(c, err)
-		return o, err
+		return o, refusal{err}
 	}
 	hello, err := appendAnswer(nil, answer{protocol: protocolVersion, hello: t.cfg.Self})
 	if err != nil {
@@ -105,6 +107,11 @@ func (t *Transport) accept(c *conn) (opening, error) {
 	}
 	return o, c.raw.SetDeadline(time.Time{})
 }
+
+// refusal is an error that the peer is told of.
+type refusal struct{ error }
+
+func (r refusal) Unwrap() error { return r.error }
 
 // judge is everything the accepting side checks; its error is the refusal.
 func (t *Transport) judge(c *conn, o opening, secured *tls.Conn) error {

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
+	"net"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -142,4 +145,85 @@ func wantRefused(t *testing.T, err error, byPeer bool, part string) {
 	if refused.ByPeer != byPeer || !strings.Contains(refused.Reason, part) {
 		t.Fatalf("got refusal %+v, want by-peer %v with %q", refused, byPeer, part)
 	}
+}
+
+// dialRaw connects to a node as a program that is not ours would.
+func dialRaw(t *testing.T, n *testNode) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", n.Addr().String())
+	if err != nil {
+		t.Fatalf("dial: %v", err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatalf("set deadline: %v", err)
+	}
+	return c
+}
+
+// dialAs connects to a node with a good handshake made by hand.
+func dialAs(t *testing.T, n *testNode, h Hello, kind streamKind, group uint32) net.Conn {
+	t.Helper()
+	c := dialRaw(t, n)
+	b, err := appendOpening(nil, opening{protocolVersion, kind, group, h})
+	if err != nil {
+		t.Fatalf("encode opening: %v", err)
+	}
+	mustWrite(t, c, b)
+	a, err := readAnswer(c)
+	if err != nil || a.refused || a.hello != n.cfg.Self {
+		t.Fatalf("answer %+v, %v; want a welcome by %+v", a, err, n.cfg.Self)
+	}
+	return c
+}
+
+func mustWrite(t *testing.T, c net.Conn, b []byte) {
+	t.Helper()
+	if _, err := c.Write(b); err != nil {
+		t.Fatalf("write: %v", err)
+	}
+}
+
+// wantClosed reads until the other side closes.
+func wantClosed(t *testing.T, c net.Conn) {
+	t.Helper()
+	_, err := io.Copy(io.Discard, c)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal("the connection was not closed")
+	}
+}
+
+// fakePeer listens as a node would, welcomes whoever comes, and hands over the
+// connections for the test to misbehave on.
+func fakePeer(t *testing.T, h Hello) (addr string, conns <-chan net.Conn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatalf("listen: %v", err)
+	}
+	t.Cleanup(func() { _ = ln.Close() })
+	out := make(chan net.Conn, 16)
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { _ = c.Close() })
+			if _, err := readOpening(c); err != nil {
+				t.Errorf("fake peer: %v", err)
+				return
+			}
+			b, err := appendAnswer(nil, answer{protocol: protocolVersion, hello: h})
+			if err == nil {
+				_, err = c.Write(b)
+			}
+			if err != nil {
+				t.Errorf("fake peer: %v", err)
+				return
+			}
+			out <- c
+		}
+	}()
+	return ln.Addr().String(), out
 }
