@@ -1,0 +1,233 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"lockstep/kafkawire"
+)
+
+// slot is a request's place in the order of responses.
+type slot struct {
+	doneCh   chan struct{} // closed by finish
+	finished atomic.Bool
+
+	// Set by finish, read by the writer after doneCh.
+	resp     []byte // the frame without its length; nil: nothing to write
+	held     *lease // response bytes
+	closeErr error  // close the connection instead of answering
+
+	request *lease // the request's bytes; released by the writer
+}
+
+// finish gives the slot its outcome. Only the first call counts.
+func (s *slot) finish(resp []byte, held *lease, closeErr error) {
+	if !s.finished.CompareAndSwap(false, true) {
+		held.release()
+		return
+	}
+	s.resp, s.held, s.closeErr = resp, held, closeErr
+	close(s.doneCh)
+}
+
+// conn is one client connection. Two goroutines own it: the reader takes frames
+// and starts the work, the writer answers in the order of the slots. Work that
+// waits for others (commits, the broker) finishes its slot from elsewhere.
+type conn struct {
+	srv      *Server
+	nc       net.Conn
+	br       *bufio.Reader // owned by the reader
+	listener string
+	host     string // remote host, for notices
+	log      hclog.Logger
+
+	// ctx is done when the connection shall take no more work; deadCh is
+	// closed when what is unanswered stays so.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	deadCh chan struct{}
+	dead   sync.Once
+
+	slots    chan *slot // reader to writer, in request order; closed by the reader
+	budget   *budget    // this connection's request bytes
+	up       *upstream
+	work     sync.WaitGroup // helpers of requests, ended by ctx
+	lastDone atomic.Int64   // UnixNano of the last response written
+	inFlight atomic.Int32   // slots not yet dealt with by the writer
+}
+
+func newConn(s *Server, nc net.Conn, listener string) *conn {
+	host := nc.RemoteAddr().String()
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	c := &conn{
+		srv: s, nc: nc, listener: listener, host: host,
+		br:     bufio.NewReaderSize(nc, 16<<10),
+		log:    s.log.With("remote", nc.RemoteAddr().String(), "listener", listener),
+		deadCh: make(chan struct{}),
+		slots:  make(chan *slot, s.cfg.Limits.MaxRequestsInFlightPerConn),
+		budget: newBudget(s.cfg.Limits.MaxInflightBytesPerConn),
+	}
+	c.ctx, c.cancel = context.WithCancelCause(s.stopCtx)
+	c.up = &upstream{addr: s.cfg.Upstream, limits: s.cfg.Limits, responses: s.responses}
+	c.up.guard = c.guard
+	c.up.onLost = func() { c.stop(errSessionLost) }
+	return c
+}
+
+// serve runs the connection to its end.
+func (c *conn) serve() {
+	var writer sync.WaitGroup
+	writer.Go(c.writeLoop)
+	err := c.readLoop()
+	close(c.slots)
+	if errors.Is(err, errClientGone) {
+		c.kill(err)
+	}
+	// Whoever breaks the protocol waits for nothing: polls end now, so that
+	// the answers already owed can leave before the connection closes.
+	c.up.close(err)
+	writer.Wait()
+	c.kill(err)
+	c.up.wg.Wait()
+	c.work.Wait()
+	c.explain(err)
+}
+
+// stop ends the reading; what was taken is still answered. Any goroutine.
+func (c *conn) stop(cause error) {
+	c.cancel(cause)
+	c.nc.SetReadDeadline(time.Unix(1, 0)) // wakes the reader; it looks at ctx before it sets another
+	c.up.close(cause)
+}
+
+// kill ends the connection at once. Any goroutine.
+func (c *conn) kill(cause error) {
+	c.cancel(cause)
+	c.dead.Do(func() { close(c.deadCh) })
+	c.nc.Close()
+	c.up.close(cause)
+}
+
+// guard runs fn and turns a panic into the end of this connection alone.
+func (c *conn) guard(what string, fn func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.log.Error("panic while serving a request; connection closed, please report this",
+				"api", what, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			c.kill(errPanic)
+		}
+	}()
+	fn()
+}
+
+// writeLoop answers in the order of the slots. It is the only writer.
+func (c *conn) writeLoop() {
+	w := bufio.NewWriterSize(&progressWriter{nc: c.nc, timeout: c.srv.cfg.Limits.WriteTimeout}, 16<<10)
+	alive := true
+	for s := range c.slots {
+		if alive {
+			if err := c.answer(w, s); err != nil {
+				alive = false
+				c.kill(err)
+			}
+		}
+		// After the end the slots are only emptied. A slot that is still
+		// being worked on keeps its bytes until it is finished.
+		c.settle(s)
+	}
+	if alive {
+		w.Flush()
+	}
+}
+
+// answer waits for one slot and writes its response.
+func (c *conn) answer(w *bufio.Writer, s *slot) error {
+	select {
+	case <-s.doneCh:
+	default:
+		if err := w.Flush(); err != nil {
+			return fmt.Errorf("%w: %w", errClientWrite, err)
+		}
+		select {
+		case <-s.doneCh:
+		case <-c.deadCh:
+			return context.Cause(c.ctx)
+		}
+	}
+	if s.closeErr != nil {
+		w.Flush() // what precedes is owed; the close follows in any case
+		return s.closeErr
+	}
+	if s.resp != nil {
+		if err := kafkawire.WriteFrame(w, s.resp); err != nil {
+			return fmt.Errorf("%w: %w", errClientWrite, err)
+		}
+	}
+	if len(c.slots) == 0 {
+		if err := w.Flush(); err != nil {
+			return fmt.Errorf("%w: %w", errClientWrite, err)
+		}
+	}
+	c.lastDone.Store(time.Now().UnixNano())
+	return nil
+}
+
+// settle gives back what a slot holds, now or when its work ends.
+func (c *conn) settle(s *slot) {
+	c.inFlight.Add(-1)
+	select {
+	case <-s.doneCh:
+		s.held.release()
+		s.request.release()
+	default:
+		s.abandon()
+	}
+}
+
+// abandon releases the slot's bytes in place of whoever finishes it later.
+func (s *slot) abandon() {
+	if s.finished.CompareAndSwap(false, true) {
+		s.request.release()
+		return
+	}
+	<-s.doneCh // finish is between its two steps
+	s.held.release()
+	s.request.release()
+}
+
+// progressWriter writes in pieces and gives each its own deadline: a slow
+// client is served, one that reads nothing is not waited for.
+type progressWriter struct {
+	nc      net.Conn
+	timeout time.Duration
+}
+
+const writePiece = 256 << 10
+
+// Write implements io.Writer.
+func (p *progressWriter) Write(b []byte) (int, error) {
+	var done int
+	for done < len(b) {
+		piece := b[done:min(len(b), done+writePiece)]
+		if err := p.nc.SetWriteDeadline(time.Now().Add(p.timeout)); err != nil {
+			return done, err
+		}
+		n, err := p.nc.Write(piece)
+		done += n
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}

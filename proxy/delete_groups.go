@@ -1,0 +1,44 @@
+package proxy
+
+import "github.com/twmb/franz-go/pkg/kmsg"
+
+// DeleteGroups 0 to 2. The groups that this node coordinates are deleted on its
+// broker; the others are answered NOT_COORDINATOR.
+
+func handleDeleteGroups(r *request) error {
+	req, err := parse[*kmsg.DeleteGroupsRequest](r)
+	if err != nil {
+		return err
+	}
+	v := r.c.srv.cluster.View()
+	resp := kmsg.NewPtrDeleteGroupsResponse()
+	refuse := func(group string, code int16) {
+		g := kmsg.NewDeleteGroupsResponseGroup()
+		g.Group, g.ErrorCode = group, code
+		resp.Groups = append(resp.Groups, g)
+	}
+	var ours []string
+	for _, group := range req.Groups {
+		if code := coordinatorCode(v, group); code != 0 {
+			refuse(group, code)
+			continue
+		}
+		ours = append(ours, group)
+	}
+	if req.Groups = ours; len(ours) == 0 {
+		r.reply(resp)
+		return nil
+	}
+	ask(r, req, r.c.srv.cfg.Limits.UpstreamTimeout, func(got *kmsg.DeleteGroupsResponse, held *lease, err error) {
+		if err != nil {
+			for _, group := range ours {
+				refuse(group, r.coordinatorFailed(group, err))
+			}
+			r.reply(resp)
+			return
+		}
+		resp.Groups = append(resp.Groups, got.Groups...)
+		r.replyHolding(resp, held)
+	})
+	return nil
+}

@@ -1,0 +1,57 @@
+package proxy
+
+import (
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// DeleteTopics 1 to 5 (6 carries topic ids).
+//
+// Topics leave the catalog; the answer comes when every group has closed its
+// partitions. Deviation from Kafka: a topic named twice in one request is
+// refused with INVALID_REQUEST, as Kafka does from version 6 on.
+
+func handleDeleteTopics(r *request) error {
+	req, err := parse[*kmsg.DeleteTopicsRequest](r)
+	if err != nil {
+		return err
+	}
+	v := r.c.srv.cluster.View()
+	count := make(map[string]int, len(req.TopicNames))
+	for _, name := range req.TopicNames {
+		count[name]++
+	}
+	resp := kmsg.NewPtrDeleteTopicsResponse()
+	resp.Topics = make([]kmsg.DeleteTopicsResponseTopic, len(req.TopicNames))
+	ctx, cancel := r.adminContext(req.TimeoutMillis)
+	defer cancel()
+	r.eachTopic(len(req.TopicNames), func(i int) {
+		name := req.TopicNames[i]
+		rt := kmsg.NewDeleteTopicsResponseTopic()
+		rt.Topic = kmsg.StringPtr(name)
+		var msg string
+		switch {
+		case count[name] > 1:
+			rt.ErrorCode, msg = kerr.InvalidRequest.Code, "the request names this topic more than once"
+		case v.Topics[name] == nil:
+			rt.ErrorCode, msg = missingTopicAdminCode(v)
+		default:
+			rt.ErrorCode, msg = errorCode(r.c.srv.cluster.DeleteTopic(ctx, name))
+		}
+		if msg != "" {
+			rt.ErrorMessage = kmsg.StringPtr(msg)
+		}
+		resp.Topics[i] = rt
+	})
+	r.reply(resp)
+	return nil
+}
+
+// missingTopicAdminCode is what an administrator is told of a topic that the
+// View does not show. NOT_CONTROLLER makes admin clients look again.
+func missingTopicAdminCode(v *View) (int16, string) {
+	if !v.CatalogReady {
+		return kerr.NotController.Code, "this node has not heard from the catalog's leader yet"
+	}
+	return kerr.UnknownTopicOrPartition.Code, "there is no such topic"
+}

@@ -1,0 +1,308 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstep/kafkawire"
+)
+
+// Fetch 4 to 12 (13 carries topic ids).
+//
+// Served by the local broker over the client's own connection. When this node
+// leads every partition the request is patched in place and the answer's bytes
+// go back untouched but for error codes; else the partitions that are not ours
+// are answered by us, at once as Kafka does, and the rest is fetched and
+// merged. Deviations from Kafka: no fetch sessions (KIP-227), a request that
+// continues one is answered FETCH_SESSION_ID_NOT_FOUND; leader epochs are not
+// checked; a poll ends when leadership of one of its partitions is lost; an
+// offset that the cluster has and the local broker lacks is
+// OFFSET_NOT_AVAILABLE; preferred read replicas and current-leader hints are
+// removed, for they name the broker's own node id.
+
+// fetching is one Fetch request.
+type fetching struct {
+	r     *request
+	req   kafkawire.FetchRequest
+	parts []fetchPart // in the request's order
+}
+
+type fetchPart struct {
+	name      string
+	topic     *Topic // as the View had it; nil if it did not
+	partition int32
+	offset    int64
+	code      int16 // why it is not ours to serve, 0 if it is
+}
+
+func handleFetch(r *request) error {
+	f := &fetching{r: r}
+	v := r.c.srv.cluster.View()
+	refused := 0
+	name := ""
+	req, err := kafkawire.PatchFetchRequest(r.h.Version, r.body, func(p kafkawire.FetchPartition) error {
+		if string(p.Topic) != name {
+			name = string(p.Topic)
+		}
+		t, code := partitionCode(v, name, p.Partition)
+		if code != 0 {
+			refused++
+		}
+		f.parts = append(f.parts, fetchPart{name, t, p.Partition, p.FetchOffset, code})
+		return nil
+	})
+	if err != nil {
+		return &violation{"request is malformed", err}
+	}
+	f.req = req
+	switch {
+	case req.SessionID != 0 && req.SessionEpoch > 0:
+		resp := kmsg.NewPtrFetchResponse()
+		resp.ErrorCode = kerr.FetchSessionIDNotFound.Code
+		r.reply(resp)
+	case len(f.parts) == 0, refused == len(f.parts):
+		r.reply(f.merge(kmsg.NewPtrFetchResponse()))
+	case refused > 0:
+		return f.askRest()
+	default:
+		wait := time.Duration(max(req.MaxWaitMs, 0)) * time.Millisecond
+		r.forward(wait+r.c.srv.cfg.Limits.UpstreamTimeout, f.lostBy, f.answerWhole)
+	}
+	return nil
+}
+
+// lostBy says whether this node no longer leads all that it polls for.
+func (f *fetching) lostBy(v *View) bool {
+	for i := range f.parts {
+		if p := &f.parts[i]; p.code == 0 && !stillLeads(v, p.topic, p.partition) {
+			return true
+		}
+	}
+	return false
+}
+
+// answerWhole passes the broker's answer on. It runs on the link's reader.
+func (f *fetching) answerWhole(raw []byte, held *lease, err error) {
+	if err != nil {
+		f.r.reply(f.failed(err))
+		return
+	}
+	_, body, err := kafkawire.ParseResponseHeader(f.r.h.Key, f.r.h.Version, raw)
+	if err != nil {
+		f.garbage(held, err)
+		return
+	}
+	// Offsets out of range need questions, to the broker among others. This
+	// goroutine reads the broker's answers, so they are asked elsewhere.
+	var unsure []outOfRange
+	resp, err := kafkawire.WalkFetchResponse(f.r.h.Version, body, func(p *kafkawire.FetchResponsePartition) error {
+		switch code := p.ErrorCode(); code {
+		case 0:
+		case kerr.OffsetOutOfRange.Code:
+			unsure = append(unsure, outOfRange{f.find(string(p.Topic), p.Partition), 0})
+		default:
+			p.SetErrorCode(brokerCode(code))
+		}
+		if p.PreferredReadReplica() >= 0 {
+			p.SetPreferredReadReplica(-1)
+		}
+		return nil
+	})
+	if err != nil {
+		f.garbage(held, err)
+		return
+	}
+	if resp.ErrorCode == 0 && resp.SessionID == 0 && !resp.Tagged && len(unsure) == 0 {
+		f.r.relay(raw, held)
+		return
+	}
+	decoded, err := f.decode(body)
+	if err != nil {
+		f.garbage(held, err)
+		return
+	}
+	f.finish(decoded, held, unsure)
+}
+
+// askRest fetches the partitions that are ours, without waiting: the others
+// are errors, and errors end a Fetch at once (ReplicaManager.fetchMessages).
+func (f *fetching) askRest() error {
+	req, err := parse[*kmsg.FetchRequest](f.r)
+	if err != nil {
+		return err
+	}
+	req.MaxWaitMillis = 0
+	i := 0
+	topics := req.Topics[:0]
+	for _, t := range req.Topics {
+		parts := t.Partitions[:0]
+		for _, p := range t.Partitions {
+			if f.parts[i].code == 0 {
+				parts = append(parts, p)
+			}
+			i++
+		}
+		if t.Partitions = parts; len(parts) > 0 {
+			topics = append(topics, t)
+		}
+	}
+	req.Topics, req.ForgottenTopics = topics, nil
+	ask(f.r, req, f.r.c.srv.cfg.Limits.UpstreamTimeout, func(resp *kmsg.FetchResponse, held *lease, err error) {
+		if err != nil {
+			f.r.reply(f.failed(err))
+			return
+		}
+		var unsure []outOfRange
+		for _, t := range resp.Topics {
+			for _, p := range t.Partitions {
+				if p.ErrorCode == kerr.OffsetOutOfRange.Code {
+					unsure = append(unsure, outOfRange{f.find(t.Topic, p.Partition), 0})
+				}
+			}
+		}
+		f.finish(resp, held, unsure)
+	})
+	return nil
+}
+
+func (f *fetching) decode(body []byte) (*kmsg.FetchResponse, error) {
+	resp := kmsg.NewPtrFetchResponse()
+	resp.SetVersion(f.r.h.Version)
+	if err := resp.ReadFrom(body); err != nil {
+		return nil, fmt.Errorf("decode fetch response: %w", err)
+	}
+	return resp, nil
+}
+
+// find returns the requested partition, nil if the broker answers what was not
+// asked.
+func (f *fetching) find(topic string, partition int32) *fetchPart {
+	for i := range f.parts {
+		if p := &f.parts[i]; p.partition == partition && p.name == topic {
+			return p
+		}
+	}
+	return nil
+}
+
+// finish sends a decoded answer, after the questions about its offsets out of
+// range, if any.
+func (f *fetching) finish(resp *kmsg.FetchResponse, held *lease, unsure []outOfRange) {
+	if len(unsure) == 0 {
+		f.send(resp, held)
+		return
+	}
+	f.r.c.work.Go(func() {
+		f.r.c.guard(f.r.api.Name, func() {
+			f.judge(unsure)
+			for i := range resp.Topics {
+				for j := range resp.Topics[i].Partitions {
+					p := &resp.Topics[i].Partitions[j]
+					if p.ErrorCode != kerr.OffsetOutOfRange.Code {
+						continue
+					}
+					for _, u := range unsure {
+						if u.part != nil && u.part.name == resp.Topics[i].Topic && u.part.partition == p.Partition {
+							p.ErrorCode = u.code
+						}
+					}
+				}
+			}
+			f.send(resp, held)
+		})
+	})
+}
+
+// send removes from a decoded answer what tells of the broker's own ids, adds
+// the partitions that are not ours, and answers.
+func (f *fetching) send(resp *kmsg.FetchResponse, held *lease) {
+	if resp.ErrorCode != 0 {
+		// Sessionless requests have no errors of the whole but those of the
+		// broker's own trouble.
+		held.release()
+		f.r.reply(f.failed(errUpstreamGarbage))
+		return
+	}
+	resp.SessionID = 0
+	resp.Brokers, resp.UnknownTags = nil, kmsg.Tags{}
+	for i := range resp.Topics {
+		resp.Topics[i].UnknownTags = kmsg.Tags{}
+		for j := range resp.Topics[i].Partitions {
+			p := &resp.Topics[i].Partitions[j]
+			p.ErrorCode = brokerCode(p.ErrorCode)
+			p.PreferredReadReplica = -1
+			clean := kmsg.NewFetchResponseTopicPartition()
+			p.DivergingEpoch, p.CurrentLeader, p.SnapshotID = clean.DivergingEpoch, clean.CurrentLeader, clean.SnapshotID
+			p.UnknownTags = kmsg.Tags{}
+		}
+	}
+	f.r.replyHolding(f.merge(resp), held)
+}
+
+// merge adds the partitions that are not ours to an answer.
+func (f *fetching) merge(resp *kmsg.FetchResponse) *kmsg.FetchResponse {
+	for i := range f.parts {
+		if p := &f.parts[i]; p.code != 0 {
+			f.add(resp, p, p.code, -1)
+		}
+	}
+	return resp
+}
+
+// add appends an empty partition to an answer.
+func (f *fetching) add(resp *kmsg.FetchResponse, p *fetchPart, code int16, end int64) {
+	fp := kmsg.NewFetchResponseTopicPartition()
+	fp.Partition, fp.ErrorCode = p.partition, code
+	fp.HighWatermark, fp.LastStableOffset, fp.LogStartOffset, fp.PreferredReadReplica = end, end, -1, -1
+	fp.RecordBatches = []byte{} // null is a shape that some clients do not expect
+	for i := range resp.Topics {
+		if resp.Topics[i].Topic == p.name {
+			resp.Topics[i].Partitions = append(resp.Topics[i].Partitions, fp)
+			return
+		}
+	}
+	ft := kmsg.NewFetchResponseTopic()
+	ft.Topic = p.name
+	ft.Partitions = append(ft.Partitions, fp)
+	resp.Topics = append(resp.Topics, ft)
+}
+
+// failed is the answer when the broker gave none. A poll that was ended because
+// some partitions are no longer ours leaves the others empty but well; any
+// other cause sends the client to look for the leaders again.
+func (f *fetching) failed(cause error) *kmsg.FetchResponse {
+	resp := kmsg.NewPtrFetchResponse()
+	v := f.r.c.srv.cluster.View()
+	f.r.noteUpstream(cause)
+	for i := range f.parts {
+		p := &f.parts[i]
+		code, end := p.code, int64(-1)
+		if code == 0 {
+			code = kerr.NotLeaderForPartition.Code
+			if errors.Is(cause, errLeadershipLost) && stillLeads(v, p.topic, p.partition) {
+				ctx, cancel := context.WithTimeout(f.r.c.ctx, endOffsetTimeout)
+				// The end stands for the high watermark: without one,
+				// librdkafka would take the partition for read to its end.
+				if n, err := f.r.c.srv.cluster.EndOffset(ctx, p.topic, p.partition, false); err == nil {
+					code, end = 0, n
+				}
+				cancel()
+			}
+		}
+		f.add(resp, p, code, end)
+	}
+	return resp
+}
+
+// garbage answers when the broker's answer cannot be read.
+func (f *fetching) garbage(held *lease, err error) {
+	held.release()
+	f.r.reply(f.failed(fmt.Errorf("%w: %w", errUpstreamGarbage, err)))
+}
+
+const endOffsetTimeout = 5 * time.Second

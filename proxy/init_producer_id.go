@@ -1,0 +1,44 @@
+package proxy
+
+import (
+	"context"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// InitProducerId 0 to 4 (5 is the second transaction protocol).
+//
+// Ids come from the catalog, because brokers left alone hand out the same ones.
+// The epoch is always 0: an idempotent producer that must start anew gets
+// another id. Deviation from Kafka: transactional ids are refused.
+
+const producerIDTimeout = 10 * time.Second
+
+func handleInitProducerID(r *request) error {
+	req, err := parse[*kmsg.InitProducerIDRequest](r)
+	if err != nil {
+		return err
+	}
+	resp := kmsg.NewPtrInitProducerIDResponse()
+	resp.ProducerID, resp.ProducerEpoch = -1, -1
+	if req.TransactionalID != nil {
+		resp.ErrorCode = kerr.TransactionalIDAuthorizationFailed.Code
+		r.reply(resp)
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(r.c.ctx, producerIDTimeout)
+	defer cancel()
+	id, err := r.c.srv.cluster.ProducerID(ctx)
+	if err != nil {
+		// 14 is what Kafka says while it has no block of ids: retried.
+		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
+		r.c.srv.notices.warn("", "producer id", "no producer id could be had; idempotent producers wait", "error", err)
+		r.reply(resp)
+		return nil
+	}
+	resp.ProducerID, resp.ProducerEpoch = id, 0
+	r.reply(resp)
+	return nil
+}

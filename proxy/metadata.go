@@ -1,0 +1,154 @@
+package proxy
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// Metadata 0 to 9 (10 carries topic ids, which are random on every broker).
+//
+// Everything is made from the View, nothing from the broker. Deviations from
+// Kafka: leader epochs are -1, for the brokers' epochs are unrelated; before
+// this node has heard from the catalog's leader an unknown topic is answered
+// LEADER_NOT_AVAILABLE, which clients retry; authorized operations are those
+// of a cluster without an authorizer; a topic just created is shown with its
+// leaders when they are there within autoCreateWait.
+
+func handleMetadata(r *request) error {
+	req, err := parse[*kmsg.MetadataRequest](r)
+	if err != nil {
+		return err
+	}
+	v := r.c.srv.cluster.View()
+	names, all := metadataNames(r.h.Version, req)
+	if all {
+		for name := range v.Topics {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+	}
+	// Before version 4 there was no way to say no.
+	created := map[string]error{}
+	if !all && v.CatalogReady && r.c.srv.cfg.Topics.AutoCreate && (r.h.Version < 4 || req.AllowAutoTopicCreation) {
+		created = r.c.srv.auto.ensure(r.c.ctx, missingTopics(v, names))
+		v = r.c.srv.cluster.View()
+	}
+
+	resp := kmsg.NewPtrMetadataResponse()
+	nodes := liveNodes(v, r.c.listener)
+	for _, n := range v.Nodes {
+		ep, ok := nodes[n.ID]
+		if !ok {
+			continue
+		}
+		b := kmsg.NewMetadataResponseBroker()
+		b.NodeID, b.Host, b.Port = n.ID, ep.Host, ep.Port
+		if n.Rack != "" {
+			b.Rack = kmsg.StringPtr(n.Rack)
+		}
+		resp.Brokers = append(resp.Brokers, b)
+	}
+	resp.ClusterID = kmsg.StringPtr(v.ClusterID)
+	resp.ControllerID = v.Controller
+	if _, ok := nodes[v.Controller]; !ok {
+		resp.ControllerID = -1
+	}
+	resp.AuthorizedOperations = noOperations
+	if req.IncludeClusterAuthorizedOperations {
+		resp.AuthorizedOperations = clusterOperations
+	}
+	for _, name := range names {
+		t := metadataTopic(v, nodes, name, created)
+		if req.IncludeTopicAuthorizedOperations && t.ErrorCode == 0 {
+			t.AuthorizedOperations = topicOperations
+		}
+		resp.Topics = append(resp.Topics, t)
+	}
+	r.reply(resp)
+	return nil
+}
+
+// metadataNames returns the topics asked for, each once, or that all are.
+func metadataNames(version int16, req *kmsg.MetadataRequest) (names []string, all bool) {
+	if req.Topics == nil || version == 0 && len(req.Topics) == 0 {
+		return nil, true
+	}
+	seen := make(map[string]bool, len(req.Topics))
+	for _, t := range req.Topics {
+		name := ""
+		if t.Topic != nil {
+			name = *t.Topic
+		}
+		if !seen[name] {
+			seen[name] = true
+			names = append(names, name)
+		}
+	}
+	return names, false
+}
+
+func missingTopics(v *View, names []string) []string {
+	var missing []string
+	for _, name := range names {
+		if v.Topics[name] == nil && topicNameProblem(name) == "" && !isInternalTopic(name) {
+			missing = append(missing, name)
+		}
+	}
+	return missing
+}
+
+func metadataTopic(v *View, nodes map[int32]Endpoint, name string, created map[string]error) kmsg.MetadataResponseTopic {
+	mt := kmsg.NewMetadataResponseTopic()
+	mt.Topic = kmsg.StringPtr(name)
+	mt.AuthorizedOperations = noOperations
+	t := v.Topics[name]
+	if t == nil {
+		mt.ErrorCode = missingTopicCode(v, name, created)
+		return mt
+	}
+	for i, p := range t.Partitions {
+		mp := kmsg.NewMetadataResponseTopicPartition()
+		mp.Partition, mp.Leader, mp.LeaderEpoch = int32(i), p.Leader, -1
+		if _, ok := nodes[p.Leader]; !ok {
+			mp.Leader, mp.ErrorCode = -1, kerr.LeaderNotAvailable.Code
+		}
+		mp.Replicas = slices.Clone(p.Replicas)
+		mp.ISR = slices.Clone(p.ISR)
+		for _, id := range p.Replicas {
+			if !isAlive(v, id) {
+				mp.OfflineReplicas = append(mp.OfflineReplicas, id)
+			}
+		}
+		mt.Partitions = append(mt.Partitions, mp)
+	}
+	return mt
+}
+
+func missingTopicCode(v *View, name string, created map[string]error) int16 {
+	if topicNameProblem(name) != "" {
+		return kerr.InvalidTopicException.Code
+	}
+	if err, tried := created[name]; tried {
+		var ke *KafkaError
+		if errors.As(err, &ke) && ke.Code != kerr.TopicAlreadyExists.Code {
+			return ke.Code
+		}
+		return kerr.LeaderNotAvailable.Code
+	}
+	if !v.CatalogReady {
+		return kerr.LeaderNotAvailable.Code
+	}
+	return kerr.UnknownTopicOrPartition.Code
+}
+
+func isAlive(v *View, id int32) bool {
+	for _, n := range v.Nodes {
+		if n.ID == id {
+			return n.Alive || id == v.Self
+		}
+	}
+	return false
+}

@@ -1,0 +1,51 @@
+package proxy
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// OffsetForLeaderEpoch 2 to 4.
+//
+// Answered by us. A client asks where the log of an epoch ended, to see whether
+// its position was truncated away. Committed data never rolls back here, so the
+// answer is the epoch it asked for and the end of the log. Deviation from
+// Kafka: current leader epochs are not checked; replica ids are refused.
+
+func handleOffsetForLeaderEpoch(r *request) error {
+	req, err := parse[*kmsg.OffsetForLeaderEpochRequest](r)
+	if err != nil {
+		return err
+	}
+	v := r.c.srv.cluster.View()
+	ctx, cancel := context.WithTimeout(r.c.ctx, endOffsetTimeout)
+	defer cancel()
+	resp := kmsg.NewPtrOffsetForLeaderEpochResponse()
+	for _, t := range req.Topics {
+		rt := kmsg.NewOffsetForLeaderEpochResponseTopic()
+		rt.Topic = t.Topic
+		for _, p := range t.Partitions {
+			rp := kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
+			rp.Partition, rp.LeaderEpoch, rp.EndOffset = p.Partition, -1, -1
+			topic, code := partitionCode(v, t.Topic, p.Partition)
+			if r.h.Version >= 3 && req.ReplicaID >= 0 {
+				code = kerr.InvalidRequest.Code
+			}
+			if code == 0 {
+				end, err := r.c.srv.cluster.EndOffset(ctx, topic, p.Partition, false)
+				if err != nil {
+					code = kerr.NotLeaderForPartition.Code
+				} else {
+					rp.LeaderEpoch, rp.EndOffset = p.LeaderEpoch, end
+				}
+			}
+			rp.ErrorCode = code
+			rt.Partitions = append(rt.Partitions, rp)
+		}
+		resp.Topics = append(resp.Topics, rt)
+	}
+	r.reply(resp)
+	return nil
+}

@@ -1,0 +1,160 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstep/kafkawire"
+)
+
+// request is one request of a client. A handler runs on the connection's
+// reader goroutine, one at a time; it finishes the slot itself or leaves that
+// to a callback, and returns an error only to close the connection.
+type request struct {
+	c     *conn
+	api   kafkawire.API
+	h     kafkawire.RequestHeader
+	frame []byte // the whole request without its length; ours to overwrite
+	body  []byte // the frame after its header
+	slot  *slot
+}
+
+// handler serves one API.
+type handler func(*request) error
+
+// handlers has an entry for every API of kafkawire.Served; a test holds it to that.
+var handlers map[int16]handler
+
+func init() {
+	handlers = map[int16]handler{
+		int16(kmsg.Produce):              handleProduce,
+		int16(kmsg.Fetch):                handleFetch,
+		int16(kmsg.ListOffsets):          handleListOffsets,
+		int16(kmsg.Metadata):             handleMetadata,
+		int16(kmsg.OffsetCommit):         handleOffsetCommit,
+		int16(kmsg.OffsetFetch):          handleOffsetFetch,
+		int16(kmsg.FindCoordinator):      handleFindCoordinator,
+		int16(kmsg.JoinGroup):            handleJoinGroup,
+		int16(kmsg.Heartbeat):            handleHeartbeat,
+		int16(kmsg.LeaveGroup):           handleLeaveGroup,
+		int16(kmsg.SyncGroup):            handleSyncGroup,
+		int16(kmsg.DescribeGroups):       handleDescribeGroups,
+		int16(kmsg.ListGroups):           handlePassThrough,
+		int16(kmsg.SASLHandshake):        handleSASLHandshake,
+		int16(kmsg.ApiVersions):          handleAPIVersions,
+		int16(kmsg.CreateTopics):         handleCreateTopics,
+		int16(kmsg.DeleteTopics):         handleDeleteTopics,
+		int16(kmsg.InitProducerID):       handleInitProducerID,
+		int16(kmsg.OffsetForLeaderEpoch): handleOffsetForLeaderEpoch,
+		int16(kmsg.DescribeConfigs):      handleDescribeConfigs,
+		int16(kmsg.SASLAuthenticate):     handlePassThrough,
+		int16(kmsg.CreatePartitions):     handleCreatePartitions,
+		int16(kmsg.DeleteGroups):         handleDeleteGroups,
+		int16(kmsg.OffsetDelete):         handleOffsetDelete,
+		int16(kmsg.DescribeCluster):      handleDescribeCluster,
+	}
+}
+
+// parse decodes the request's body. The error is a violation: Kafka closes the
+// connection too, for it cannot tell where the damage ends.
+func parse[T kmsg.Request](r *request) (T, error) {
+	var none T
+	req, err := kafkawire.ParseRequest(r.h, r.body)
+	if err != nil {
+		return none, &violation{"request is malformed", err}
+	}
+	typed, ok := req.(T)
+	if !ok {
+		return none, fmt.Errorf("parse %s: decoded as %T", r.api.Name, req)
+	}
+	return typed, nil
+}
+
+// reply finishes the request with an answer of ours.
+func (r *request) reply(resp kmsg.Response) {
+	r.replyHolding(resp, nil)
+}
+
+func (r *request) replyHolding(resp kmsg.Response, held *lease) {
+	frame := kafkawire.AppendResponse(nil, r.h.Key, r.h.Version, r.h.CorrelationID, resp)
+	r.slot.finish(frame[4:], held, nil)
+}
+
+// relay finishes the request with the broker's answer as it is.
+func (r *request) relay(resp []byte, held *lease) {
+	if err := kafkawire.SetCorrelationID(resp, r.h.CorrelationID); err != nil {
+		held.release()
+		r.slot.finish(nil, nil, fmt.Errorf("%w: %w", errUpstreamGarbage, err))
+		return
+	}
+	r.slot.finish(resp, held, nil)
+}
+
+// abandon closes the connection in place of an answer, after what precedes it.
+func (r *request) abandon(err error) { r.slot.finish(nil, nil, err) }
+
+// forward passes the request's own frame to the broker.
+func (r *request) forward(timeout time.Duration, lostBy func(*View) bool, done func(resp []byte, held *lease, err error)) {
+	r.c.up.send(r.c.ctx, &call{frame: r.frame, timeout: timeout, lostBy: lostBy, done: done})
+	if lostBy != nil && lostBy(r.c.srv.cluster.View()) {
+		// The view changed between the handler's look and the queueing, when
+		// the watcher could not see the call yet.
+		r.c.up.abort(errLeadershipLost)
+	}
+}
+
+// ask sends req, a message of the same API and version, to the broker and
+// hands the decoded answer to done. An answer that cannot be decoded is an
+// error like an unreachable broker.
+func ask[T kmsg.Response](r *request, req kmsg.Request, timeout time.Duration, done func(resp T, held *lease, err error)) {
+	req.SetVersion(r.h.Version)
+	frame := kafkawire.AppendRequest(nil, r.h, req)[4:]
+	r.c.up.send(r.c.ctx, &call{frame: frame, timeout: timeout, done: func(raw []byte, held *lease, err error) {
+		var none T
+		if err != nil {
+			done(none, nil, err)
+			return
+		}
+		resp, err := decodeAnswer[T](req, raw)
+		if err != nil {
+			held.release()
+			r.c.log.Warn("broker's answer cannot be read", "api", r.api.Name, "version", r.h.Version, "error", err)
+			done(none, nil, err)
+			return
+		}
+		done(resp, held, nil)
+	}})
+}
+
+func decodeAnswer[T kmsg.Response](req kmsg.Request, raw []byte) (T, error) {
+	var none T
+	_, body, err := kafkawire.ParseResponseHeader(req.Key(), req.GetVersion(), raw)
+	if err != nil {
+		return none, fmt.Errorf("%w: %w", errUpstreamGarbage, err)
+	}
+	resp, ok := req.ResponseKind().(T)
+	if !ok {
+		return none, fmt.Errorf("decode answer: %T", req.ResponseKind())
+	}
+	if err := resp.ReadFrom(body); err != nil {
+		return none, fmt.Errorf("%w: %w", errUpstreamGarbage, err)
+	}
+	return resp, nil
+}
+
+// noteUpstream logs, once in a while, that the broker is in the way of clients.
+func (r *request) noteUpstream(err error) {
+	if upstreamFault(err) {
+		r.c.srv.notices.warn("", "upstream", "broker did not answer; clients get retriable errors until it does",
+			"api", r.api.Name, "broker", r.c.srv.cfg.Upstream, "error", err)
+	}
+}
+
+// upstreamFault tells the broker's failures from what we ended ourselves:
+// shutdown, lost leadership, a client that is gone or sent away.
+func upstreamFault(err error) bool {
+	return errors.Is(err, errUpstreamUnreachable) || errors.Is(err, errUpstreamLost) || errors.Is(err, errUpstreamGarbage)
+}
