@@ -84,8 +84,11 @@ func (t *Transport) accept(c *conn) (opening, error) {
 		secured = tls.Server(c.raw, t.cfg.TLS.server(t.logTLS))
 		if err := secured.HandshakeContext(t.ctx); err != nil {
 			var notTLS tls.RecordHeaderError
+			if errors.As(err, &notTLS) && string(notTLS.RecordHeader[:len(magic)]) == magic {
+				return opening{}, refusal{errors.New("this node requires TLS on its internode port; enable it on all nodes or on none")}
+			}
 			if errors.As(err, &notTLS) {
-				return opening{}, fmt.Errorf("%w: it does not speak TLS and this port does; enable TLS on all nodes or on none", errStranger)
+				return opening{}, fmt.Errorf("%w: it does not speak TLS and this port does", errStranger)
 			}
 			return opening{}, fmt.Errorf("tls handshake: %w", err)
 		}
@@ -250,6 +253,9 @@ func (t *Transport) introduce(ctx context.Context, c *conn, node int32, kind str
 		return Hello{}, fmt.Errorf("send hello: %w", err)
 	}
 	a, err := readAnswer(c)
+	if errors.Is(err, io.EOF) {
+		return Hello{}, fmt.Errorf("peer closed without an answer, something else may listen there: %w", err)
+	}
 	if err != nil {
 		return Hello{}, err
 	}
