@@ -149,7 +149,7 @@ func topicInfo(t *kmsg.MetadataResponseTopic) TopicInfo {
 // CreateTopic creates a topic with replication factor 1, the permissive
 // settings that keep the broker from ever refusing or rewriting a committed
 // batch, and those of clientConfig that PassedOn allows. It returns when the
-// broker lists the topic and every partition has a leader, or ctx ends.
+// broker lists the topic and can append to every partition, or ctx ends.
 //
 // Settings the broker does not know are left out and logged. A topic of that
 // name is ErrTopicExists; after ErrConnLost the topic may or may not exist.
@@ -165,9 +165,7 @@ func (a *Admin) CreateTopic(ctx context.Context, name string, partitions int32, 
 	if err != nil {
 		return TopicInfo{}, fmt.Errorf("create topic %s: %w", name, err)
 	}
-	info, err := a.await(ctx, name, func(info TopicInfo, err error) bool {
-		return err == nil && info.Ready && info.Partitions >= partitions
-	})
+	info, err := a.awaitLed(ctx, name, partitions)
 	if err != nil {
 		return TopicInfo{}, fmt.Errorf("create topic %s: %w", name, err)
 	}
@@ -242,7 +240,7 @@ func (a *Admin) createTopic(ctx context.Context, name string, partitions int32, 
 }
 
 // ExtendTopic raises the number of partitions to total and returns when each
-// has a leader. A topic that has total already is left alone; one that has
+// can be appended to. A topic that has total already is left alone; one that has
 // more is an error.
 func (a *Admin) ExtendTopic(ctx context.Context, name string, total int32) error {
 	info, err := a.Topic(ctx, name)
@@ -250,9 +248,7 @@ func (a *Admin) ExtendTopic(ctx context.Context, name string, total int32) error
 		err = a.createPartitions(ctx, name, total)
 	}
 	if err == nil {
-		_, err = a.await(ctx, name, func(info TopicInfo, err error) bool {
-			return err == nil && info.Ready && info.Partitions >= total
-		})
+		_, err = a.awaitLed(ctx, name, total)
 	}
 	if err != nil {
 		return fmt.Errorf("extend topic %s to %d partitions: %w", name, total, err)
@@ -287,7 +283,7 @@ func (a *Admin) createPartitions(ctx context.Context, name string, total int32) 
 func (a *Admin) DeleteTopic(ctx context.Context, name string) error {
 	err := a.deleteTopic(ctx, name)
 	if err == nil {
-		_, err = a.await(ctx, name, func(_ TopicInfo, err error) bool { return errors.Is(err, ErrNoTopic) })
+		err = a.awaitGone(ctx, name)
 	}
 	if err != nil && !errors.Is(err, ErrNoTopic) {
 		return fmt.Errorf("delete topic %s: %w", name, err)
@@ -315,30 +311,67 @@ func (a *Admin) deleteTopic(ctx context.Context, name string) error {
 	return fmt.Errorf("%w: DeleteTopics without the topic", ErrMalformed)
 }
 
+// awaitLed returns when the broker lists at least total partitions and can
+// append to each.
+//
+// Metadata alone does not show that: Kafka publishes it before its replica
+// manager has opened the logs, and answers Produce with
+// NOT_LEADER_OR_FOLLOWER in between (seen on 4.2 with 50 partitions).
+// ListOffsets goes the same way as Produce and tells.
+func (a *Admin) awaitLed(ctx context.Context, name string, total int32) (TopicInfo, error) {
+	var info TopicInfo
+	err := a.await(ctx, func() (bool, error) {
+		var err error
+		if info, err = a.Topic(ctx, name); err != nil || !info.Ready || info.Partitions < total {
+			return false, err
+		}
+		_, err = listOffsets(ctx, a.caller, name, allPartitions(info.Partitions), latestTimestamp)
+		return err == nil, err
+	})
+	return info, err
+}
+
+func allPartitions(n int32) []int32 {
+	all := make([]int32, n)
+	for i := range all {
+		all[i] = int32(i)
+	}
+	return all
+}
+
+// awaitGone returns when the broker no longer lists the topic.
+func (a *Admin) awaitGone(ctx context.Context, name string) error {
+	return a.await(ctx, func() (bool, error) {
+		_, err := a.Topic(ctx, name)
+		return errors.Is(err, ErrNoTopic), err
+	})
+}
+
 // Back-off of await.
 const (
 	minAwait = 2 * time.Millisecond
 	maxAwait = 200 * time.Millisecond
 )
 
-// await asks for a topic until good says so or ctx ends. The broker tells
-// nobody when its metadata changed, so this has to ask again, with back-off.
-func (a *Admin) await(ctx context.Context, name string, good func(TopicInfo, error) bool) (TopicInfo, error) {
+// await asks until the answer is yes, an error that does not pass by itself,
+// or ctx ends. The broker tells nobody when its metadata changed, so this has
+// to ask again, with back-off.
+func (a *Admin) await(ctx context.Context, ask func() (bool, error)) error {
 	wait := minAwait
 	for {
-		info, err := a.Topic(ctx, name)
-		if good(info, err) {
-			return info, nil
+		yes, err := ask()
+		if yes {
+			return nil
 		}
 		if err != nil && !transient(err) {
-			return TopicInfo{}, err
+			return err
 		}
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return TopicInfo{}, fmt.Errorf("wait for the broker's metadata: %w", context.Cause(ctx))
+			return fmt.Errorf("wait for the broker's metadata: %w", context.Cause(ctx))
 		}
 		wait = min(2*wait, maxAwait)
 	}
@@ -355,14 +388,15 @@ func (a *Admin) Empty(ctx context.Context, name string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	r := &Reader{cfg: a.cfg, caller: a.caller}
-	for p := range info.Partitions {
-		start, end, err := r.LogEnd(ctx, name, p)
+	for _, timestamp := range []int64{earliestTimestamp, latestTimestamp} {
+		offsets, err := listOffsets(ctx, a.caller, name, allPartitions(info.Partitions), timestamp)
 		if err != nil {
-			return false, err
+			return false, fmt.Errorf("read log ends of %s: %w", name, err)
 		}
-		if start != 0 || end != 0 {
-			return false, nil
+		for _, offset := range offsets {
+			if offset != 0 {
+				return false, nil
+			}
 		}
 	}
 	return true, nil

@@ -3,6 +3,7 @@ package broker
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 )
 
 // Record batch v2 header, as far as a log reader needs it (Kafka's
@@ -42,7 +43,7 @@ func nextBatch(b []byte) (s span, ok bool, err error) {
 	}
 	delta := int32(binary.BigEndian.Uint32(b[lastOffsetDelta:]))
 	s.last = s.base + int64(delta)
-	if delta < 0 || s.last < s.base {
+	if delta < 0 || s.last < s.base || s.last == math.MaxInt64 {
 		return span{}, false, fmt.Errorf("%w: last offset delta %d at offset %d", ErrMalformed, delta, s.base)
 	}
 	return s, true, nil

@@ -104,8 +104,13 @@ func makeBatch(seq, count int32, valueBytes int) []byte {
 	b.NumRecords = count
 	b.Records = records
 	raw := b.AppendTo(nil)
-	binary.BigEndian.PutUint32(raw[17:], crc32.Checksum(raw[21:], castagnoli))
+	seal(raw)
 	return raw
+}
+
+// seal recomputes the CRC of a batch.
+func seal(raw []byte) {
+	binary.BigEndian.PutUint32(raw[17:], crc32.Checksum(raw[21:], castagnoli))
 }
 
 // sameBatch compares a batch read back with the one appended: all but base

@@ -69,42 +69,57 @@ func (r *Reader) LogEnd(ctx context.Context, topic string, partition int32) (sta
 }
 
 func (r *Reader) listOffset(ctx context.Context, topic string, partition int32, timestamp int64) (int64, error) {
-	resp, err := r.caller.call(ctx, true, func(v versions) (kmsg.Request, error) {
+	offsets, err := listOffsets(ctx, r.caller, topic, []int32{partition}, timestamp)
+	if err != nil {
+		return 0, err
+	}
+	return offsets[partition], nil
+}
+
+// listOffsets asks for one timestamp in several partitions of a topic. The
+// first partition with an error fails the call.
+func listOffsets(ctx context.Context, c *caller, topic string, partitions []int32, timestamp int64) (map[int32]int64, error) {
+	resp, err := c.call(ctx, true, func(v versions) (kmsg.Request, error) {
 		version, err := v.pick(kmsg.ListOffsets, minListOffsetsVersion, maxListOffsetsVersion)
-		if err != nil {
-			return nil, err
-		}
 		req := kmsg.NewPtrListOffsetsRequest()
 		req.Version = version
 		req.ReplicaID = -1
 		t := kmsg.NewListOffsetsRequestTopic()
 		t.Topic = topic
-		p := kmsg.NewListOffsetsRequestTopicPartition()
-		p.Partition = partition
-		p.CurrentLeaderEpoch = -1
-		p.Timestamp = timestamp
-		t.Partitions = append(t.Partitions, p)
+		for _, partition := range partitions {
+			p := kmsg.NewListOffsetsRequestTopicPartition()
+			p.Partition = partition
+			p.CurrentLeaderEpoch = -1
+			p.Timestamp = timestamp
+			t.Partitions = append(t.Partitions, p)
+		}
 		req.Topics = append(req.Topics, t)
-		return req, nil
+		return req, err
 	})
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
+	offsets := make(map[int32]int64, len(partitions))
 	for _, t := range resp.(*kmsg.ListOffsetsResponse).Topics {
+		if t.Topic != topic {
+			continue
+		}
 		for _, p := range t.Partitions {
-			if t.Topic != topic || p.Partition != partition {
-				continue
-			}
 			if err := codeError(p.ErrorCode, nil); err != nil {
-				return 0, err
+				return nil, err
 			}
 			if p.Offset < 0 {
-				return 0, fmt.Errorf("%w: ListOffsets gave offset %d", ErrMalformed, p.Offset)
+				return nil, fmt.Errorf("%w: ListOffsets gave offset %d", ErrMalformed, p.Offset)
 			}
-			return p.Offset, nil
+			offsets[p.Partition] = p.Offset
 		}
 	}
-	return 0, fmt.Errorf("%w: ListOffsets without the partition", ErrMalformed)
+	for _, partition := range partitions {
+		if _, ok := offsets[partition]; !ok {
+			return nil, fmt.Errorf("%w: ListOffsets without partition %d", ErrMalformed, partition)
+		}
+	}
+	return offsets, nil
 }
 
 // LastBatch returns the batch that holds offset end-1, where end is the log
@@ -193,8 +208,10 @@ func walk(records []byte, want scanRange, fn func([]byte, span) error) (next int
 			return next, 0, err
 		}
 		if !ok {
-			// Not even the length arrived: ask for more than a prefix.
-			return next, max(s.size, int(want.maxBytes)+batchHeader), nil
+			if s.size == 0 { // not even the length arrived
+				return next, int(want.maxBytes) + batchHeader, nil
+			}
+			return next, s.size, nil
 		}
 		if s.base >= want.to {
 			return want.to, 0, nil
