@@ -215,7 +215,7 @@ func TestLoadIgnoresForeignVariables(t *testing.T) {
 	environ := []string{
 		"LOCKSTEP_CONFIG=/etc/x", "LOCKSTEP_SERVICE_HOST=10.0.0.1", "LOCKSTEP_SERVICE_PORT=9092", "LOCKSTEP_SERVICE_PORT_KAFKA=9092",
 		"LOCKSTEP_PORT=tcp://10.0.0.1:9092", "LOCKSTEP_PORT_9092_TCP_ADDR=10.0.0.1", "LOCKSTEP_1_SERVICE_HOST=10.0.0.2",
-		"LOCKSTEP_E2E_KAFKA=/opt/kafka",
+		"LOCKSTEP_E2E_KAFKA=/opt/kafka", "LOCKSTEP_BIN=/tmp/lockstep",
 	}
 	mustLoad(t, minimal, nil, environ)
 	for _, k := range Keys() {

@@ -139,11 +139,14 @@ func (c Config) validateListeners(p *problems) {
 	}
 	advertised := map[string]bool{}
 	for _, l := range c.AdvertisedListeners {
-		c.validateListener(p, "advertised_listeners", l)
+		same := slices.Contains(c.Listeners, l) // what is wrong with it was said above
+		if !same {
+			c.validateListener(p, "advertised_listeners", l)
+		}
 		switch {
 		case !names[l.Name]:
 			p.add("advertised_listeners", l, "no listener has this name", "use the names of listeners")
-		case advertised[l.Name]:
+		case advertised[l.Name] && !same:
 			p.add("advertised_listeners", l, "this name is advertised twice", "advertise each listener once")
 		case isUnspecified(l.Host):
 			p.add("advertised_listeners", l, "this host is no address that a client can dial", "set advertised_listeners to the name or address by which clients reach this node")
@@ -209,6 +212,9 @@ func (c Config) validatePeers(p *problems) {
 			p.add("raft.peers", peer, "two peers have this address", "give every node its own address")
 		}
 		ids[peer.ID], addresses[peer.Address] = true, true
+	}
+	if c.Node.ID < 1 {
+		return // reported with the identity
 	}
 	own, ok := c.ownPeer()
 	if !ok {
