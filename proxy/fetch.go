@@ -56,7 +56,10 @@ func handleFetch(r *request) error {
 		f.parts = append(f.parts, fetchPart{name, t, p.Partition, p.FetchOffset, code})
 		return nil
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, kafkawire.ErrFollowerFetch):
+		return &violation{"client pretends to be a replica", err}
+	case err != nil:
 		return &violation{"request is malformed", err}
 	}
 	f.req = req
