@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstep/internal/apply"
+	"lockstep/internal/broker"
+	"lockstep/internal/cluster"
+)
+
+// localBroker puts the parts of internal/broker together as the applier and
+// the cluster want them.
+type localBroker struct {
+	*broker.Admin
+	*broker.Reader
+	appender *broker.Appender
+	health   *broker.Health
+	log      hclog.Logger
+
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu   sync.Mutex
+	apis [][3]int16 // what the broker offers, as it last said
+}
+
+var _ apply.Broker = (*localBroker)(nil)
+
+func newLocalBroker(cfg broker.Config) *localBroker {
+	return &localBroker{Admin: broker.NewAdmin(cfg), Reader: broker.NewReader(cfg),
+		appender: broker.NewAppender(cfg), health: broker.NewHealth(cfg), log: cfg.Logger}
+}
+
+// Open starts to watch the broker, which need not be there yet.
+func (b *localBroker) Open() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	b.cancel = cancel
+	if err := b.health.Open(ctx); err != nil {
+		return err
+	}
+	b.wg.Add(1)
+	go func() {
+		defer b.wg.Done()
+		b.watch(ctx)
+	}()
+	return nil
+}
+
+// Close closes every connection and returns when the goroutines are gone.
+func (b *localBroker) Close() error {
+	if b.cancel != nil {
+		b.cancel()
+	}
+	b.wg.Wait()
+	return errors.Join(b.health.Close(), b.appender.Close(), b.Admin.Close(), b.Reader.Close())
+}
+
+// watch asks the broker what it offers, and for settings that suit us, each
+// time it comes up.
+func (b *localBroker) watch(ctx context.Context) {
+	for {
+		changed := b.health.Changed()
+		if b.health.State().Up {
+			b.greet(ctx)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (b *localBroker) greet(ctx context.Context) {
+	keys, err := b.ApiVersions(ctx)
+	if err != nil {
+		b.log.Warn("the broker does not say which APIs it offers", "error", err)
+		return
+	}
+	apis := make([][3]int16, 0, len(keys))
+	for _, k := range keys {
+		apis = append(apis, [3]int16{k.ApiKey, k.MinVersion, k.MaxVersion})
+	}
+	b.mu.Lock()
+	b.apis = apis
+	b.mu.Unlock()
+	warnings, err := b.SetBrokerDefaults(ctx)
+	if err != nil {
+		b.log.Warn("cannot set the broker's defaults", "error", err)
+	}
+	for _, w := range warnings {
+		b.log.Warn("broker setting", "warning", w)
+	}
+}
+
+// WaitUp implements apply.Broker.
+func (b *localBroker) WaitUp(ctx context.Context) error {
+	for {
+		changed := b.health.Changed()
+		if b.health.State().Up {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// Session implements apply.Broker.
+func (b *localBroker) Session(ctx context.Context) (apply.Session, error) {
+	s, err := b.appender.Session(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open an append session: %w", err)
+	}
+	return s, nil
+}
+
+// Report is what this node says of its broker.
+func (b *localBroker) Report() cluster.BrokerReport {
+	s := b.health.State()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return cluster.BrokerReport{Up: s.Up, Since: s.Since, Error: s.Err, Kind: s.Kind, APIs: b.apis}
+}
+
+// offeredByAll intersects what the brokers offer.
+func offeredByAll(brokers [][][3]int16) []kmsg.ApiVersionsResponseApiKey {
+	if len(brokers) == 0 {
+		return nil
+	}
+	common := make(map[int16][3]int16)
+	for _, api := range brokers[0] {
+		common[api[0]] = api
+	}
+	for _, apis := range brokers[1:] {
+		has := make(map[int16][3]int16, len(apis))
+		for _, api := range apis {
+			has[api[0]] = api
+		}
+		for key, c := range common {
+			h, ok := has[key]
+			c[1], c[2] = max(c[1], h[1]), min(c[2], h[2])
+			if !ok || c[1] > c[2] {
+				delete(common, key)
+				continue
+			}
+			common[key] = c
+		}
+	}
+	out := make([]kmsg.ApiVersionsResponseApiKey, 0, len(common))
+	for _, c := range common {
+		k := kmsg.NewApiVersionsResponseApiKey()
+		k.ApiKey, k.MinVersion, k.MaxVersion = c[0], c[1], c[2]
+		out = append(out, k)
+	}
+	slices.SortFunc(out, func(a, b kmsg.ApiVersionsResponseApiKey) int { return int(a.ApiKey) - int(b.ApiKey) })
+	return out
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/cobra"
+
+	"lockstep/configs"
+)
+
+// stopTimeout bounds a graceful stop; a second signal ends the process at once.
+const stopTimeout = 15 * time.Second
+
+func serveCommand() *cobra.Command {
+	var file string
+	var sets []string
+	cmd := &cobra.Command{
+		Use:   "serve --config FILE",
+		Short: "Run the proxy of one node",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			cfg, err := configs.Load(file, sets, os.Environ())
+			if err != nil {
+				return fmt.Errorf("configuration: %w", err)
+			}
+			return failed(serve(cfg))
+		},
+	}
+	cmd.Flags().StringVar(&file, "config", "", "YAML file with the node's configuration")
+	cmd.Flags().StringArrayVar(&sets, "set", nil, "set one key, as in --set raft.groups=1 (may be repeated)")
+	return cmd
+}
+
+func newLogger(cfg configs.Log) hclog.Logger {
+	return hclog.New(&hclog.LoggerOptions{
+		Name:       "lockstep",
+		Level:      hclog.LevelFromString(cfg.Level),
+		JSONFormat: cfg.Format == configs.LogFormatJSON,
+		Output:     os.Stderr,
+		TimeFormat: "2006-01-02T15:04:05.000Z07:00",
+	})
+}
+
+// serve runs a node until it is told to stop or cannot go on.
+func serve(cfg configs.Config) error {
+	log := newLogger(cfg.Log)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	n, err := newNode(cfg, log)
+	if err != nil {
+		return err
+	}
+	if err := n.open(); err != nil {
+		return errors.Join(err, n.close())
+	}
+	var why error
+	select {
+	case s := <-signals:
+		log.Info("stopping", "signal", s.String())
+	case <-n.node.Failed():
+		why = n.node.Err()
+	case <-n.applier.Failed():
+		why = n.applier.Err()
+	}
+	done := make(chan error, 1)
+	go func() {
+		if why == nil {
+			ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+			defer cancel()
+			n.drain(ctx)
+		}
+		done <- n.close()
+	}()
+	select {
+	case err := <-done:
+		return errors.Join(why, err)
+	case s := <-signals:
+		return errors.Join(why, fmt.Errorf("ended by a second signal: %s", s))
+	case <-time.After(2 * stopTimeout):
+		return errors.Join(why, errors.New("did not stop in time"))
+	}
+}

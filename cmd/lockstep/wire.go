@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstep/configs"
+	"lockstep/fsm"
+	"lockstep/internal/admin"
+	"lockstep/internal/apply"
+	"lockstep/internal/broker"
+	"lockstep/internal/cluster"
+	"lockstep/internal/node"
+	"lockstep/proxy"
+	"lockstep/transport"
+)
+
+// app is one node, put together. Nothing else in the program sees all rooms.
+type app struct {
+	cfg     configs.Config
+	log     hclog.Logger
+	broker  *localBroker
+	node    *node.Node
+	applier *apply.Applier
+	cluster *cluster.Cluster
+	proxy   *proxy.Server
+	admin   *admin.Server
+}
+
+var (
+	_ proxy.Cluster  = (*cluster.Cluster)(nil)
+	_ proxy.Producer = (*cluster.Cluster)(nil)
+)
+
+func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
+	n := &app{cfg: cfg, log: log}
+	n.broker = newLocalBroker(broker.Config{BootstrapServer: cfg.Broker.BootstrapServer,
+		RequestTimeout: cfg.Broker.RequestTimeout, Logger: log.Named("broker")})
+	nodeCfg, err := nodeConfig(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	n.node = node.New(nodeCfg)
+	if err := n.node.Init(); err != nil {
+		return nil, err
+	}
+	n.applier = apply.New(apply.Config{Broker: n.broker, DataDir: cfg.DataDir, Logger: log})
+	n.cluster = cluster.New(cluster.Config{
+		Self: cfg.Node.ID, ClusterID: cfg.Cluster.ID, Version: version, Peers: nodeCfg.Peers, Groups: nodeCfg.Groups,
+		Broker: n.broker.Report, BrokerChanged: n.broker.health.Changed,
+		UnreachableAfter: cfg.Broker.UnreachableAfter, RebalanceDelay: cfg.Raft.LeaderRebalanceDelay, Logger: log,
+	}, n.node, n.applier)
+	if n.proxy, err = proxy.New(proxyConfig(cfg, log, n.cluster), n.cluster, n.cluster); err != nil {
+		return nil, fmt.Errorf("kafka listeners: %w", err)
+	}
+	n.admin = admin.New(admin.Config{Listen: cfg.Admin.Listen, Self: cfg.Node.ID, Version: version, Logger: log.Named("admin")},
+		n.cluster, n.node, n.broker)
+	return n, nil
+}
+
+func nodeConfig(cfg configs.Config, log hclog.Logger) (node.Config, error) {
+	peers := make(map[int32]string, len(cfg.Raft.Peers))
+	for _, p := range cfg.Raft.Peers {
+		peers[p.ID] = p.Address
+	}
+	advertised := make(map[string]string)
+	for _, l := range cfg.AdvertisedListeners {
+		advertised[l.Name] = l.Address()
+	}
+	var secure *transport.TLS
+	if t := cfg.Raft.TLS; t.Enabled() {
+		var err error
+		if secure, err = transport.LoadTLS(t.CertFile, t.KeyFile, t.CAFile); err != nil {
+			return node.Config{}, fmt.Errorf("raft.tls: %w", err)
+		}
+	}
+	return node.Config{
+		ClusterID: cfg.Cluster.ID, NodeID: cfg.Node.ID, DataDir: cfg.DataDir, Version: version,
+		Listen: cfg.Raft.Listen, Peers: peers, TLS: secure,
+		Groups: uint32(cfg.Raft.Groups), LogStore: cfg.Raft.LogStore,
+		HeartbeatTimeout: cfg.Raft.HeartbeatTimeout, ElectionTimeout: cfg.Raft.ElectionTimeout,
+		LeaseTimeout: cfg.Raft.LeaderLeaseTimeout, CommitTimeout: cfg.Raft.CommitTimeout,
+		MaxAppendEntries: cfg.Raft.MaxAppendEntries, EntryBytes: int(cfg.Raft.BatchBytes),
+		MaxInFlightEntries: cfg.Raft.MaxInflightEntries, SegmentBytes: int(cfg.Raft.SegmentBytes),
+		StoreTimeout: cfg.Raft.StoreTimeout,
+		Self:         fsm.CatalogNode{Rack: cfg.Node.Rack, Listeners: advertised, Admin: cfg.Admin.Listen, Raft: peers[cfg.Node.ID]},
+		Logger:       log,
+	}, nil
+}
+
+func proxyConfig(cfg configs.Config, log hclog.Logger, c *cluster.Cluster) proxy.Config {
+	out := proxy.Config{
+		Upstream:       cfg.Broker.BootstrapServer,
+		BrokerVersions: func() []kmsg.ApiVersionsResponseApiKey { return offeredByAll(c.BrokerAPIs()) },
+		Limits: proxy.Limits{
+			MaxFrameBytes:           int(cfg.Limits.MaxFrameBytes),
+			MaxInflightBytesPerConn: int64(cfg.Limits.MaxInflightBytesPerConnection),
+			MaxInflightBytes:        int64(cfg.Limits.MaxInflightBytes),
+			MaxConnections:          cfg.Limits.MaxConnections,
+			IdleTimeout:             cfg.Limits.IdleTimeout,
+			PartialRequestTimeout:   cfg.Limits.PartialRequestTimeout,
+		},
+		Topics: proxy.Topics{AutoCreate: cfg.Topics.AutoCreateTopicsEnable, NumPartitions: int32(cfg.Topics.NumPartitions),
+			MaxMessageBytes: int(cfg.Topics.MaxMessageBytes)},
+		Logger: log.Named("kafka"),
+	}
+	for _, l := range cfg.Listeners {
+		out.Listeners = append(out.Listeners, proxy.Listener{Name: l.Name, Addr: l.Address()})
+	}
+	return out
+}
+
+// open starts the rooms from the broker outwards: clients are let in last.
+func (n *app) open() error {
+	if err := n.broker.Open(); err != nil {
+		return fmt.Errorf("watch the broker: %w", err)
+	}
+	logs := make(map[uint32]apply.Log)
+	for _, g := range n.node.Groups() {
+		logs[g.ID] = g.Log()
+	}
+	if err := n.applier.Open(logs); err != nil {
+		return err
+	}
+	n.cluster.Open()
+	if err := n.admin.Open(); err != nil {
+		return err
+	}
+	if err := n.node.Open(); err != nil {
+		return err
+	}
+	if err := n.proxy.Listen(); err != nil {
+		return err
+	}
+	n.log.Info("serving", "node", n.cfg.Node.ID, "version", version, "kafka", fmt.Sprint(n.proxy.Addrs()),
+		"broker", n.cfg.Broker.BootstrapServer, "raft", n.cfg.Raft.Listen, "admin", n.cfg.Admin.Listen)
+	return n.proxy.Serve()
+}
+
+// drain hands leadership over and lets clients finish.
+func (n *app) drain(ctx context.Context) {
+	n.cluster.HandOver(ctx)
+	if err := n.proxy.Shutdown(ctx); err != nil {
+		n.log.Warn("some clients were cut off", "error", err)
+	}
+}
+
+// close stops the rooms from the outside inwards. The applier reads the logs
+// that the node closes.
+func (n *app) close() error {
+	var errs []error
+	if n.proxy != nil {
+		errs = append(errs, n.proxy.Close())
+	}
+	errs = append(errs, n.admin.Close(), n.cluster.Close(), n.applier.Close(), n.node.Close(), n.broker.Close())
+	return errors.Join(errs...)
+}

@@ -1,0 +1,154 @@
+// Package admin is a node's own HTTP port: liveness, readiness, status,
+// metrics, and the digests by which the brokers' logs are compared.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"lockstep/internal/broker"
+	"lockstep/internal/cluster"
+	"lockstep/internal/node"
+)
+
+// Config of a Server.
+type Config struct {
+	Listen  string
+	Self    int32
+	Version string
+	Logger  hclog.Logger
+}
+
+// Broker reads the local broker's log.
+type Broker interface {
+	LogEnd(ctx context.Context, topic string, partition int32) (start, end int64, err error)
+	Batches(ctx context.Context, topic string, partition int32, from, to int64, fn func(batch []byte) error) error
+	Topic(ctx context.Context, name string) (broker.TopicInfo, error)
+}
+
+// Server is the admin port of one node.
+type Server struct {
+	cfg     Config
+	cluster *cluster.Cluster
+	node    *node.Node
+	broker  Broker
+	http    *http.Server
+	ln      net.Listener
+	done    chan struct{} // closed when Serve has returned; nil before Open
+}
+
+// New returns a server that does nothing until Open.
+func New(cfg Config, c *cluster.Cluster, n *node.Node, b Broker) *Server {
+	s := &Server{cfg: cfg, cluster: c, node: n, broker: b}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", s.livez)
+	mux.HandleFunc("GET /readyz", s.readyz)
+	mux.HandleFunc("GET /status", s.status)
+	mux.HandleFunc("GET /digest", s.digest)
+	mux.HandleFunc("GET /partitions", s.partitions)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(newRegistry(c, cfg), promhttp.HandlerOpts{}))
+	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	return s
+}
+
+// Open binds the port and starts to serve.
+func (s *Server) Open() error {
+	ln, err := net.Listen("tcp", s.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listen for admin requests on %s: %w", s.cfg.Listen, err)
+	}
+	s.ln, s.done = ln, make(chan struct{})
+	go func() {
+		defer close(s.done)
+		if err := s.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			s.cfg.Logger.Error("admin port failed", "error", err)
+		}
+	}()
+	return nil
+}
+
+// Addr is the bound address, nil before Open.
+func (s *Server) Addr() net.Addr {
+	if s.ln == nil {
+		return nil
+	}
+	return s.ln.Addr()
+}
+
+// Close stops serving and returns when the goroutine is gone.
+func (s *Server) Close() error {
+	err := s.http.Close()
+	if s.done != nil {
+		<-s.done
+	}
+	return err
+}
+
+// livez answers as long as the process does.
+func (s *Server) livez(w http.ResponseWriter, _ *http.Request) {
+	checks{{"process", nil}, {"disk", s.node.Err()}}.write(w)
+}
+
+// readyz says whether clients can use this node.
+func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
+	st := s.cluster.Status()
+	cs := checks{{"member", nil}, {"broker", nil}, {"groups", nil}}
+	if p := s.node.Problem(); p != "" {
+		cs[0].err = errors.New(p)
+	}
+	for _, n := range st.Nodes {
+		if n.ID == s.cfg.Self && n.Broker.State != "up" {
+			cs[1].err = fmt.Errorf("broker is %s: %s", n.Broker.State, n.Broker.Error)
+		}
+	}
+	for _, g := range st.Groups {
+		if g.Leader == 0 {
+			cs[2].err = fmt.Errorf("group %d has no leader", g.Group)
+		}
+	}
+	cs.write(w)
+}
+
+type checks []struct {
+	name string
+	err  error
+}
+
+func (cs checks) write(w http.ResponseWriter) {
+	var b strings.Builder
+	code := http.StatusOK
+	for _, c := range cs {
+		if c.err == nil {
+			fmt.Fprintf(&b, "[+]%s ok\n", c.name)
+			continue
+		}
+		code = http.StatusServiceUnavailable
+		fmt.Fprintf(&b, "[-]%s failed: %v\n", c.name, c.err)
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(code)
+	_, _ = w.Write([]byte(b.String())) // the client is gone: nobody to tell
+}
+
+func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, s.cluster.Status())
+}
+
+func writeJSON(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(v) // the client is gone: nobody to tell
+}
+
+func writeError(w http.ResponseWriter, code int, err error) {
+	writeJSON(w, code, map[string]string{"error": err.Error()})
+}

@@ -1,0 +1,85 @@
+package admin
+
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"lockstep/internal/cluster"
+)
+
+// collector reads the status at every scrape. Labels are node and group only.
+type collector struct {
+	cluster *cluster.Cluster
+	self    int32
+
+	leader, term, commit, applied, broker, lag *prometheus.Desc
+	brokerUp, quarantined, notReady, nodeAlive *prometheus.Desc
+}
+
+func newRegistry(c *cluster.Cluster, cfg Config) *prometheus.Registry {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("lockstep_"+name, help, labels, nil)
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg.MustRegister(&collector{cluster: c, self: cfg.Self,
+		leader:      desc("group_leader", "Node that leads the group, 0 if none.", "group"),
+		term:        desc("raft_term", "Raft term of this node in the group.", "group"),
+		commit:      desc("raft_commit_index", "Commit index of this node in the group.", "group"),
+		applied:     desc("raft_applied_index", "Last entry with commands that this node's state machine applied.", "group"),
+		broker:      desc("broker_applied_index", "Every entry up to this index is on this node's broker.", "group"),
+		lag:         desc("broker_lag_entries", "Entries between the newest applied on any node and this node's broker.", "group"),
+		brokerUp:    desc("broker_up", "1 if this node's broker answers."),
+		quarantined: desc("partitions_quarantined", "Partitions whose copy on this node's broker is not trusted.", "group"),
+		notReady:    desc("partitions_not_ready", "Partitions that no client can use now."),
+		nodeAlive:   desc("node_alive", "1 if the node was heard of within the lease.", "node"),
+	})
+	return reg
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.leader, c.term, c.commit, c.applied, c.broker, c.lag,
+		c.brokerUp, c.quarantined, c.notReady, c.nodeAlive} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	st := c.cluster.Status()
+	gauge(c.notReady, float64(st.NotReady))
+	for _, n := range st.Nodes {
+		gauge(c.nodeAlive, flag(n.Alive), strconv.Itoa(int(n.ID)))
+		if n.ID == c.self {
+			gauge(c.brokerUp, flag(n.Broker.State == "up"))
+		}
+	}
+	for _, g := range st.Groups {
+		id := strconv.FormatUint(uint64(g.Group), 10)
+		gauge(c.leader, float64(g.Leader), id)
+		for _, m := range g.Members {
+			if m.Node != c.self {
+				continue
+			}
+			gauge(c.term, float64(m.Term), id)
+			gauge(c.commit, float64(m.Commit), id)
+			gauge(c.applied, float64(m.Applied), id)
+			gauge(c.broker, float64(m.Broker), id)
+			gauge(c.lag, float64(m.Lag), id)
+			gauge(c.quarantined, float64(len(m.Quarantined)), id)
+		}
+	}
+}
+
+func flag(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,226 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"lockstep/fsm"
+	"lockstep/internal/node"
+	"lockstep/transport"
+)
+
+const (
+	methodAnnounce = node.FirstFreeMethod
+
+	// announceEvery is the pause between two announcements when nothing
+	// changes; a change is announced at once.
+	announceEvery = 250 * time.Millisecond
+	// lease is how long an announcement holds. Who has heard nothing of a
+	// leader for longer says that there is none rather than repeat old news.
+	lease = 1500 * time.Millisecond
+)
+
+// BrokerReport is what a node says of its broker.
+type BrokerReport struct {
+	Up    bool      `json:"up"`
+	Since time.Time `json:"since"`
+	Error string    `json:"error,omitempty"`
+	Kind  string    `json:"kind,omitempty"`
+	// APIs are the broker's api key, lowest and highest version.
+	APIs [][3]int16 `json:"apis,omitempty"`
+}
+
+// GroupReport is what a node says of its instance of a group.
+type GroupReport struct {
+	Group uint32 `json:"group"`
+	Role  string `json:"role"`
+	Term  uint64 `json:"term"`
+	// Leading: this node leads and has applied everything ever committed.
+	Leading bool   `json:"leading"`
+	Commit  uint64 `json:"commit"`
+	Applied uint64 `json:"applied"` // last entry with commands
+	Broker  uint64 `json:"broker"`  // its broker has everything up to here
+	// NotReady are the partitions that this leader cannot serve.
+	NotReady    []fsm.TP `json:"not_ready,omitempty"`
+	Quarantined []string `json:"quarantined,omitempty"` // "topic/partition: reason"
+}
+
+// Announcement is what every node tells every other, often.
+type Announcement struct {
+	Node        int32            `json:"node"`
+	Incarnation string           `json:"incarnation"`
+	Version     string           `json:"version"`
+	Stopping    bool             `json:"stopping,omitempty"`
+	Problem     string           `json:"problem,omitempty"`
+	Strangers   map[int32]string `json:"strangers,omitempty"`
+	Broker      BrokerReport     `json:"broker"`
+	Groups      []GroupReport    `json:"groups"`
+
+	heard time.Time // when it arrived; owned by the roster
+}
+
+// roster is the newest announcement of every node, this one included.
+type roster struct {
+	mu   sync.Mutex
+	news map[int32]*Announcement
+}
+
+func (r *roster) put(a *Announcement) {
+	a.heard = time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.news[a.Node] = a
+}
+
+// fresh returns the announcements that still hold, and when the first of them
+// expires.
+func (r *roster) fresh() (map[int32]*Announcement, time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make(map[int32]*Announcement, len(r.news))
+	var next time.Time
+	for id, a := range r.news {
+		until := a.heard.Add(lease)
+		if time.Until(until) <= 0 {
+			continue
+		}
+		out[id] = a
+		if next.IsZero() || until.Before(next) {
+			next = until
+		}
+	}
+	return out, next
+}
+
+// last returns the newest word of every node, however old.
+func (r *roster) last() map[int32]*Announcement {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make(map[int32]*Announcement, len(r.news))
+	for id, a := range r.news {
+		out[id] = a
+	}
+	return out
+}
+
+// describe puts together what this node has to say.
+func (c *Cluster) describe() *Announcement {
+	a := &Announcement{Node: c.cfg.Self, Incarnation: c.node.Incarnation(), Version: c.cfg.Version,
+		Stopping: c.stopping.Load(), Problem: c.node.Problem(), Strangers: c.node.Strangers(), Broker: c.cfg.Broker()}
+	for _, g := range c.node.Groups() {
+		a.Groups = append(a.Groups, c.describeGroup(g))
+	}
+	return a
+}
+
+func (c *Cluster) describeGroup(g *node.Group) GroupReport {
+	rep := GroupReport{Group: g.ID, Role: "none", Applied: g.Log().Applied().Get()}
+	r := g.Raft()
+	if r == nil {
+		return rep
+	}
+	rep.Role, rep.Term, rep.Commit = roleName(r.State()), r.CurrentTerm(), r.CommitIndex()
+	st := c.applier.Status(g.ID)
+	rep.Broker = st.BrokerApplied
+	for _, p := range st.Troubled {
+		if p.State == "quarantined" {
+			rep.Quarantined = append(rep.Quarantined, fmt.Sprintf("%s/%d: %s", p.Topic, p.Partition, p.Reason))
+		}
+	}
+	l := g.Leading.Get()
+	if l == nil {
+		return rep
+	}
+	rep.Leading, rep.Term = true, l.Term
+	var tps []fsm.TP
+	g.Read(func(s *fsm.Group) {
+		tps = make([]fsm.TP, 0, len(s.Partitions))
+		for tp := range s.Partitions {
+			tps = append(tps, tp)
+		}
+	})
+	for _, tp := range tps {
+		if !c.applier.Ready(tp, l.Required[tp]) {
+			rep.NotReady = append(rep.NotReady, tp)
+		}
+	}
+	return rep
+}
+
+// announce tells the others, on change and regularly, until the context ends.
+func (c *Cluster) announce(ctx context.Context) {
+	t := time.NewTicker(announceEvery)
+	defer t.Stop()
+	for {
+		c.publish()
+		select {
+		case <-c.changed:
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// publish notes this node's own announcement and hands it to the senders.
+func (c *Cluster) publish() {
+	a := c.describe()
+	raw, err := json.Marshal(a)
+	if err != nil {
+		c.log.Error("cannot encode an announcement", "error", err)
+		return
+	}
+	c.roster.put(a)
+	c.conclude(a)
+	for _, mail := range c.mail {
+		select {
+		case <-mail: // an older one that was not sent yet
+		default:
+		}
+		mail <- raw // capacity 1, and this goroutine alone fills it
+	}
+	c.poke()
+}
+
+// send delivers announcements to one peer, the newest only.
+func (c *Cluster) send(ctx context.Context, peer int32, mail <-chan []byte) {
+	for {
+		select {
+		case raw := <-mail:
+			call, cancel := context.WithTimeout(ctx, lease)
+			if _, err := c.node.Call(call, peer, methodAnnounce, raw); err != nil {
+				c.log.Trace("an announcement did not get through", "node", peer, "error", err)
+			}
+			cancel()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// heard answers methodAnnounce.
+func (c *Cluster) heard(_ context.Context, from transport.Hello, payload []byte) ([]byte, error) {
+	a := new(Announcement)
+	if err := json.Unmarshal(payload, a); err != nil {
+		return nil, fmt.Errorf("read an announcement: %w", err)
+	}
+	if a.Node != from.NodeID {
+		return nil, fmt.Errorf("an announcement of node %d came from node %d", a.Node, from.NodeID)
+	}
+	c.roster.put(a)
+	c.conclude(a)
+	c.poke()
+	return nil, nil
+}
+
+// conclude passes on what a leader in office has applied.
+func (c *Cluster) conclude(a *Announcement) {
+	for _, g := range a.Groups {
+		if g.Leading {
+			c.applier.Conclude(g.Group, g.Applied)
+		}
+	}
+}

@@ -1,0 +1,152 @@
+package cluster
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"lockstep/internal/node"
+)
+
+// A leader hands over when its broker is away, when the node stops, and when
+// the group's home node is well again. The home of group g is the g-th node, so
+// that leaders are spread.
+
+const (
+	balanceEvery = 250 * time.Millisecond
+	// handOverPause keeps a group from being handed around when no node is well.
+	handOverPause = 2 * time.Second
+	// handOverTimeout bounds one transfer of leadership.
+	handOverTimeout = 3 * time.Second
+	// closeBehind is the lag, in entries, up to which a broker counts as
+	// having everything; the rest follows in the time a transfer takes.
+	closeBehind = 64
+)
+
+func (c *Cluster) balanceLoop(ctx context.Context) {
+	t := time.NewTicker(balanceEvery)
+	defer t.Stop()
+	wellSince := make(map[int32]time.Time)
+	moved := make(map[uint32]time.Time)
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+		c.noteWell(wellSince)
+		for _, g := range c.node.Groups() {
+			l := g.Leading.Get()
+			if l == nil || time.Since(moved[g.ID]) < handOverPause {
+				continue
+			}
+			to, why := c.betterPlace(g, l, wellSince)
+			if to == 0 {
+				continue
+			}
+			moved[g.ID] = time.Now()
+			if err := c.handOver(ctx, g, to, why); err != nil {
+				c.log.Warn("leadership was not handed over", "group", g.ID, "to", to, "why", why, "error", err)
+			}
+		}
+	}
+}
+
+func (c *Cluster) handOver(ctx context.Context, g *node.Group, to int32, why string) error {
+	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
+	defer cancel()
+	return g.Transfer(ctx, to, why)
+}
+
+// noteWell keeps since when each node could lead any group.
+func (c *Cluster) noteWell(since map[int32]time.Time) {
+	news, _ := c.roster.fresh()
+	for id := range c.cfg.Peers {
+		if !well(news[id]) {
+			delete(since, id)
+		} else if _, ok := since[id]; !ok {
+			since[id] = time.Now()
+		}
+	}
+}
+
+func well(a *Announcement) bool {
+	return a != nil && a.Broker.Up && !a.Stopping && a.Problem == ""
+}
+
+// betterPlace returns the node that should lead the group instead of this one,
+// 0 if none.
+func (c *Cluster) betterPlace(g *node.Group, l *node.Leadership, wellSince map[int32]time.Time) (int32, string) {
+	news, _ := c.roster.fresh()
+	own := c.cfg.Broker()
+	if !own.Up && time.Since(own.Since) > c.cfg.UnreachableAfter {
+		if to := c.bestOther(g, news); to != 0 {
+			return to, "the broker of node " + itoa(c.cfg.Self) + " is unreachable"
+		}
+		return 0, ""
+	}
+	home := c.home(g.ID)
+	if home == c.cfg.Self || time.Since(l.Since) < c.cfg.RebalanceDelay {
+		return 0, ""
+	}
+	since, ok := wellSince[home]
+	if !ok || time.Since(since) < c.cfg.RebalanceDelay || !c.caughtUp(g, news[home]) {
+		return 0, ""
+	}
+	return home, "node " + itoa(home) + " is the group's home and is well"
+}
+
+// home is the node that leads a group when all are well.
+func (c *Cluster) home(group uint32) int32 {
+	ids := slices.Sorted(maps.Keys(c.cfg.Peers))
+	return ids[int(group)%len(ids)]
+}
+
+// caughtUp says whether a node's broker has what is applied here, or nearly,
+// and quarantines nothing of the group.
+func (c *Cluster) caughtUp(g *node.Group, a *Announcement) bool {
+	if a == nil || int(g.ID) >= len(a.Groups) {
+		return false
+	}
+	rep := a.Groups[g.ID]
+	return rep.Role == "follower" && len(rep.Quarantined) == 0 &&
+		rep.Broker+closeBehind >= g.Log().Applied().Get()
+}
+
+// bestOther is the well node whose broker is furthest.
+func (c *Cluster) bestOther(g *node.Group, news map[int32]*Announcement) int32 {
+	var best int32
+	var far uint64
+	for _, id := range slices.Sorted(maps.Keys(news)) {
+		a := news[id]
+		if id == c.cfg.Self || !well(a) || int(g.ID) >= len(a.Groups) || a.Groups[g.ID].Role != "follower" {
+			continue
+		}
+		if b := a.Groups[g.ID].Broker; best == 0 || b > far {
+			best, far = id, b
+		}
+	}
+	return best
+}
+
+// HandOver gives every group that this node leads to a node that is well, for
+// a planned stop. Clients are told nothing but the truth meanwhile.
+func (c *Cluster) HandOver(ctx context.Context) {
+	c.stopping.Store(true)
+	for _, g := range c.node.Groups() {
+		if g.Leading.Get() == nil {
+			continue
+		}
+		news, _ := c.roster.fresh()
+		to := c.bestOther(g, news)
+		if to == 0 {
+			c.log.Warn("no other node is well: the group will have to elect", "group", g.ID)
+			continue
+		}
+		if err := c.handOver(ctx, g, to, "node "+itoa(c.cfg.Self)+" stops"); err != nil {
+			c.log.Warn("leadership was not handed over", "group", g.ID, "to", to, "error", err)
+		}
+	}
+	c.tell()
+}

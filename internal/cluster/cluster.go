@@ -1,0 +1,224 @@
+// Package cluster is what a node knows of the whole: who is there, who leads,
+// what clients may be told. It also does the duties that come with leading:
+// the catalog's leader opens and closes topics in the groups, every leader
+// hands over when another node is better placed.
+package cluster
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
+	"lockstep/fsm"
+	"lockstep/internal/apply"
+	"lockstep/internal/node"
+	"lockstep/internal/watch"
+)
+
+// Applier is the way to the local broker, as this room needs it.
+type Applier interface {
+	Ready(tp fsm.TP, required int64) bool
+	WhenVisible(tp fsm.TP, end int64, fn func(error))
+	Conclude(group uint32, applied uint64)
+	Status(group uint32) apply.GroupStatus
+	Changes() *watch.Index
+}
+
+// Config of a Cluster.
+type Config struct {
+	Self      int32
+	ClusterID string
+	Version   string
+	Peers     map[int32]string // raft address by node id
+	Groups    uint32
+
+	// Broker reports on the local broker; any goroutine.
+	Broker func() BrokerReport
+	// BrokerChanged returns a channel that is closed at the next change.
+	BrokerChanged func() <-chan struct{}
+
+	UnreachableAfter time.Duration // a leader hands over when its broker is away for longer
+	RebalanceDelay   time.Duration // a leader returns home when its home was well for so long
+
+	Logger hclog.Logger
+}
+
+// Cluster implements what the proxy asks of the node.
+type Cluster struct {
+	cfg     Config
+	log     hclog.Logger
+	node    *node.Node
+	applier Applier
+	roster  roster
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	stopping atomic.Bool
+	changed  chan struct{}          // something to announce; capacity 1
+	dirty    chan struct{}          // something to show; capacity 1
+	mail     map[int32]chan []byte  // by peer; fixed after New
+	view     watch.Value[*snapshot] // what clients are told, and how to route it
+	ids      producerIDs
+}
+
+// New returns a Cluster that does nothing until Open. It registers its peer
+// calls, so the node must not be open yet.
+func New(cfg Config, n *node.Node, a Applier) *Cluster {
+	c := &Cluster{cfg: cfg, log: cfg.Logger.Named("cluster"), node: n, applier: a,
+		roster:  roster{news: make(map[int32]*Announcement)},
+		changed: make(chan struct{}, 1), dirty: make(chan struct{}, 1), mail: make(map[int32]chan []byte)}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	for id := range cfg.Peers {
+		if id != cfg.Self {
+			c.mail[id] = make(chan []byte, 1)
+		}
+	}
+	c.view.Set(c.build())
+	n.Handle(methodAnnounce, c.heard)
+	return c
+}
+
+// Open starts to announce, to watch and to do the duties.
+func (c *Cluster) Open() {
+	for id, mail := range c.mail {
+		c.run(func() { c.send(c.ctx, id, mail) })
+	}
+	for _, g := range c.node.Groups() {
+		c.run(func() { c.watchGroup(c.ctx, g) })
+	}
+	c.run(func() { c.watchBroker(c.ctx) })
+	c.run(func() { c.watchApplier(c.ctx) })
+	c.run(func() { c.announce(c.ctx) })
+	c.run(func() { c.show(c.ctx) })
+	c.run(func() { c.dutyLoop(c.ctx) })
+	c.run(func() { c.balanceLoop(c.ctx) })
+}
+
+// Close stops everything and returns when the goroutines are gone.
+func (c *Cluster) Close() error {
+	c.cancel()
+	c.wg.Wait()
+	return nil
+}
+
+func (c *Cluster) run(f func()) {
+	c.wg.Add(1)
+	go func() {
+		defer c.wg.Done()
+		f()
+	}()
+}
+
+func signal(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// tell asks for an announcement at once, poke for a new view.
+func (c *Cluster) tell() { signal(c.changed) }
+func (c *Cluster) poke() { signal(c.dirty) }
+
+// watchGroup notices changes of leadership and of the set of partitions.
+func (c *Cluster) watchGroup(ctx context.Context, g *node.Group) {
+	for {
+		leading, tookOffice := g.Leading.Changed()
+		_, otherLeader := g.Leader.Changed()
+		_, shape := g.ShapeChanged().Changed()
+		_, catalog := g.CatalogChanged().Changed()
+		select {
+		case <-tookOffice:
+			c.tell()
+			if l := g.Leading.Get(); l != nil && l != leading {
+				c.whenServable(l)
+			}
+		case <-otherLeader:
+		case <-shape:
+			c.tell()
+		case <-catalog:
+		case <-ctx.Done():
+			return
+		}
+		c.poke()
+	}
+}
+
+// whenServable announces a partition as soon as the broker has what a new
+// leader must have.
+func (c *Cluster) whenServable(l *node.Leadership) {
+	for tp, end := range l.Required {
+		if !c.applier.Ready(tp, end) {
+			c.applier.WhenVisible(tp, end, func(error) { c.tell() })
+		}
+	}
+}
+
+func (c *Cluster) watchBroker(ctx context.Context) {
+	for {
+		changed := c.cfg.BrokerChanged()
+		select {
+		case <-changed:
+			c.tell()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (c *Cluster) watchApplier(ctx context.Context) {
+	for {
+		_, changed := c.applier.Changes().Changed()
+		select {
+		case <-changed:
+			c.tell()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// show builds a new view whenever something it shows may have changed, and
+// when an announcement expires.
+func (c *Cluster) show(ctx context.Context) {
+	expiry := time.NewTimer(lease)
+	defer expiry.Stop()
+	for {
+		s := c.build()
+		if !s.same(c.view.Get()) {
+			c.view.Set(s)
+		}
+		if !s.expires.IsZero() {
+			expiry.Reset(time.Until(s.expires) + time.Millisecond)
+		}
+		select {
+		case <-c.dirty:
+		case <-expiry.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func roleName(s raft.RaftState) string {
+	switch s {
+	case raft.Leader:
+		return "leader"
+	case raft.Candidate:
+		return "candidate"
+	case raft.Follower:
+		return "follower"
+	default:
+		return "down"
+	}
+}
+
+// errClosing is returned to who asks while the node stops.
+var errClosing = errors.New("the node is stopping")

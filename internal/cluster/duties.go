@@ -1,0 +1,202 @@
+package cluster
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"lockstep/fsm"
+)
+
+// The catalog's leader brings the groups to what the catalog says. It works
+// from the level (what is, and what should be), never from an event, so that a
+// leader that dies anywhere in between leaves nothing undone for the next.
+
+const (
+	// dutyEvery is the pause before something that did not work is tried again.
+	dutyEvery = 250 * time.Millisecond
+	// dutyWorkers topics are opened or closed at once.
+	dutyWorkers = 8
+	// submitTimeout bounds one step.
+	submitTimeout = 5 * time.Second
+	// coordinatorGrace is how long a coordinator may be away before its
+	// groups move.
+	coordinatorGrace = 2 * time.Second
+)
+
+func (c *Cluster) dutyLoop(ctx context.Context) {
+	t := time.NewTicker(dutyEvery)
+	defer t.Stop()
+	absent := make(map[int32]time.Time) // since when a node is not fit to coordinate
+	for {
+		g := c.node.Catalog()
+		_, changed := g.CatalogChanged().Changed()
+		_, office := g.Leading.Changed()
+		if g.Leading.Get() != nil {
+			c.tendTopics(ctx)
+			c.tendCoordinators(ctx, absent)
+		}
+		select {
+		case <-changed:
+		case <-office:
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// level is the catalog at one moment.
+type level struct {
+	version uint64
+	topics  []*fsm.CatalogTopic // that are not as they should be
+	slots   []fsm.CoordinatorSlot
+}
+
+func (c *Cluster) readLevel() level {
+	var l level
+	c.node.Catalog().Read(func(g *fsm.Group) {
+		// The applied index, not the catalog's version: a level is newer
+		// than another if it was read from a longer log.
+		l.version = g.Index
+		l.slots = g.Catalog.Coordinators
+		for _, t := range g.Catalog.Topics {
+			if t.State != fsm.TopicLive {
+				l.topics = append(l.topics, t)
+			}
+		}
+	})
+	slices.SortFunc(l.topics, func(a, b *fsm.CatalogTopic) int { return int(int64(a.ID) - int64(b.ID)) })
+	return l
+}
+
+func (c *Cluster) tendTopics(ctx context.Context) {
+	l := c.readLevel()
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, dutyWorkers)
+	for _, t := range l.topics {
+		slots <- struct{}{}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			defer func() { <-slots }()
+			var err error
+			if t.State == fsm.TopicDeleting {
+				err = c.closeTopic(ctx, l.version, t)
+			} else {
+				err = c.openTopic(ctx, l.version, t)
+			}
+			if err != nil && ctx.Err() == nil {
+				c.log.Debug("a topic is not yet as the catalog wants it", "topic", t.Name, "state", t.State, "error", err)
+			}
+		}()
+	}
+	wg.Wait()
+}
+
+// openTopic opens a topic's partitions in their groups, then says so.
+func (c *Cluster) openTopic(ctx context.Context, version uint64, t *fsm.CatalogTopic) error {
+	byGroup := make(map[uint32][]int32)
+	for n := int(t.Opened); n < len(t.Groups); n++ {
+		byGroup[t.Groups[n]] = append(byGroup[t.Groups[n]], int32(n))
+	}
+	err := c.inGroups(ctx, slices.Collect(maps.Keys(byGroup)), func(group uint32) (fsm.Kind, any) {
+		return fsm.KindOpen, fsm.Open{Level: version, Topic: t.ID, Name: t.Name, Total: int32(len(t.Groups)),
+			Partitions: byGroup[group], Config: t.Config}
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
+	defer cancel()
+	_, err = c.submit(ctx, fsm.CatalogGroup, fsm.KindTopicOpened, fsm.TopicOpened{Topic: t.ID, Partitions: int32(len(t.Groups))})
+	return err
+}
+
+// closeTopic closes a topic in every group that may have it, then frees its name.
+func (c *Cluster) closeTopic(ctx context.Context, version uint64, t *fsm.CatalogTopic) error {
+	groups := slices.Compact(slices.Sorted(slices.Values(t.Groups)))
+	err := c.inGroups(ctx, groups, func(uint32) (fsm.Kind, any) {
+		return fsm.KindClose, fsm.Close{Level: version, Topic: t.ID, Name: t.Name}
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
+	defer cancel()
+	_, err = c.submit(ctx, fsm.CatalogGroup, fsm.KindTopicClosed, fsm.TopicClosed{Topic: t.ID})
+	return err
+}
+
+// inGroups proposes one command to each group and returns the first error.
+func (c *Cluster) inGroups(ctx context.Context, groups []uint32, cmd func(uint32) (fsm.Kind, any)) error {
+	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
+	defer cancel()
+	errs := make(chan error, len(groups))
+	for _, g := range groups {
+		go func() {
+			kind, body := cmd(g)
+			_, err := c.submit(ctx, g, kind, body)
+			errs <- err
+		}()
+	}
+	var first error
+	for range groups {
+		if err := <-errs; err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// tendCoordinators gives slots without a coordinator to the nodes that are fit
+// and have the fewest.
+func (c *Cluster) tendCoordinators(ctx context.Context, absent map[int32]time.Time) {
+	news, _ := c.roster.fresh()
+	load := make(map[int32]int) // of the fit
+	for id := range c.cfg.Peers {
+		if a := news[id]; a != nil && a.Broker.Up && !a.Stopping && a.Problem == "" {
+			load[id] = 0
+			delete(absent, id)
+		} else if _, ok := absent[id]; !ok {
+			absent[id] = time.Now()
+		}
+	}
+	if len(load) == 0 {
+		return
+	}
+	slots := c.readLevel().slots
+	if len(slots) == 0 {
+		slots = make([]fsm.CoordinatorSlot, fsm.CoordinatorSlots)
+	}
+	var move []int
+	for i, s := range slots {
+		if _, fit := load[s.Node]; fit {
+			load[s.Node]++
+		} else if since, ok := absent[s.Node]; s.Node == 0 || !ok || time.Since(since) > coordinatorGrace {
+			move = append(move, i)
+		}
+	}
+	if len(move) == 0 {
+		return
+	}
+	if 2*len(load) <= len(c.cfg.Peers) {
+		return // a minority cannot know better
+	}
+	var cmd fsm.AssignCoordinators
+	fit := slices.Sorted(maps.Keys(load))
+	for _, i := range move {
+		to := slices.MinFunc(fit, func(a, b int32) int { return load[a] - load[b] })
+		load[to]++
+		cmd.Slots = append(cmd.Slots, fsm.SlotAssignment{Slot: i, Node: to, Epoch: slots[i].Epoch})
+	}
+	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
+	defer cancel()
+	if _, err := c.submit(ctx, fsm.CatalogGroup, fsm.KindAssignCoordinators, cmd); err != nil {
+		c.log.Debug("cannot assign coordinators yet", "error", err)
+		return
+	}
+	c.log.Info("assigned group coordinators", "slots", len(move), "nodes", fit)
+}

@@ -1,0 +1,136 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"lockstep/fsm"
+	"lockstep/internal/node"
+	"lockstep/proxy"
+)
+
+// Kafka error codes that outcomes are told as.
+const (
+	codeTimedOut      = 7  // REQUEST_TIMED_OUT
+	codeNotLeader     = 6  // NOT_LEADER_OR_FOLLOWER
+	codeUnknownTopic  = 3  // UNKNOWN_TOPIC_OR_PARTITION
+	codeNotController = 41 // NOT_CONTROLLER: admin clients look for the controller and try again
+)
+
+// appending is one batch between its proposal and its answer.
+type appending struct {
+	done     func(proxy.AppendResult)
+	timer    *time.Timer
+	answered atomic.Bool
+}
+
+func (a *appending) answer(r proxy.AppendResult) {
+	if a.answered.CompareAndSwap(false, true) {
+		a.timer.Stop()
+		a.done(r)
+	}
+}
+
+func (a *appending) fail(code int16, message string) {
+	a.answer(proxy.AppendResult{Code: code, Message: message, BaseOffset: -1, LogStartOffset: -1})
+}
+
+// Append implements proxy.Producer: propose, wait for the verdict, wait until
+// the batch is visible on this node's broker. Nothing is acknowledged that is
+// not both. An outcome that is not known is told as NOT_LEADER_OR_FOLLOWER:
+// the client asks for the leader and sends the batch again, and the state
+// machine knows it by its producer id and sequence.
+func (c *Cluster) Append(topic *proxy.Topic, partition int32, batch []byte, deadline time.Time, done func(proxy.AppendResult)) {
+	a := &appending{done: done}
+	armed := make(chan struct{}) // the timer may fire before it is stored
+	a.timer = time.AfterFunc(time.Until(deadline), func() {
+		<-armed
+		a.fail(codeTimedOut, "not committed and visible in time; it may still be")
+	})
+	close(armed)
+	g := c.groupOf(topic.ID, partition)
+	if g == nil {
+		// Not from this goroutine: the caller may hold what done needs.
+		go a.fail(codeUnknownTopic, "")
+		return
+	}
+	tp := fsm.TP{Topic: topic.ID, Partition: partition}
+	g.Propose(fsm.AppendCommand(tp, batch), func(r fsm.Result, err error) {
+		switch {
+		case errors.Is(err, node.ErrNotLeader), errors.Is(err, node.ErrStopped):
+			a.fail(codeNotLeader, "")
+		case err != nil:
+			a.fail(codeNotLeader, "leadership was lost while the batch was in flight")
+		case r.Verdict == fsm.Rejected:
+			a.fail(r.Code, r.Message)
+		default:
+			c.applier.WhenVisible(tp, r.EndOffset(), func(err error) {
+				if err != nil {
+					a.fail(codeNotLeader, err.Error())
+					return
+				}
+				a.answer(proxy.AppendResult{BaseOffset: r.BaseOffset, LogStartOffset: -1})
+			})
+		}
+	})
+}
+
+// groupOf returns the group that holds a partition, nil if it is not known.
+func (c *Cluster) groupOf(topic uint64, partition int32) *node.Group {
+	groups := c.view.Get().routes[topic]
+	if partition < 0 || int(partition) >= len(groups) {
+		return nil
+	}
+	return c.node.Group(groups[partition])
+}
+
+// EndOffset implements proxy.Cluster.
+func (c *Cluster) EndOffset(ctx context.Context, topic *proxy.Topic, partition int32, verify bool) (int64, error) {
+	g := c.groupOf(topic.ID, partition)
+	if g == nil {
+		return 0, &proxy.KafkaError{Code: codeUnknownTopic}
+	}
+	if verify {
+		if err := g.VerifyLeader(ctx); err != nil {
+			return 0, &proxy.KafkaError{Code: codeNotLeader, Message: err.Error()}
+		}
+	}
+	end := int64(-1)
+	g.Read(func(s *fsm.Group) {
+		if p := s.Partitions[fsm.TP{Topic: topic.ID, Partition: partition}]; p != nil {
+			end = p.NextOffset
+		}
+	})
+	if end < 0 {
+		return 0, &proxy.KafkaError{Code: codeUnknownTopic}
+	}
+	return end, nil
+}
+
+// producerBlock is how many producer ids a node takes at once.
+const producerBlock = 1000
+
+// producerIDs hands out the ids of a block.
+type producerIDs struct {
+	mu        sync.Mutex // held while a new block is asked for
+	next, end int64
+}
+
+// ProducerID implements proxy.Cluster.
+func (c *Cluster) ProducerID(ctx context.Context) (int64, error) {
+	c.ids.mu.Lock()
+	defer c.ids.mu.Unlock()
+	if c.ids.next == c.ids.end {
+		r, err := c.submit(ctx, fsm.CatalogGroup, fsm.KindAllocateProducers, fsm.AllocateProducers{Count: producerBlock})
+		if err != nil {
+			return 0, err
+		}
+		c.ids.next, c.ids.end = r.FirstN, r.FirstN+producerBlock
+	}
+	id := c.ids.next
+	c.ids.next++
+	return id, nil
+}
