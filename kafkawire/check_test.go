@@ -21,7 +21,7 @@ import (
 // TestCheckProduceAccepts takes batches of every codec and of sizes on both
 // sides of every block and window.
 func TestCheckProduceAccepts(t *testing.T) {
-	for _, n := range []int{1, 2, 10, 1000, 20000} {
+	for _, n := range []int{1, 2, 10, 1000, 4000} {
 		for _, c := range codecCases(t, encodeRecords(testRecords(n))) {
 			t.Run(fmt.Sprintf("%s/%d", c.name, n), func(t *testing.T) {
 				in := buildBatch(c.id, n, c.body)
@@ -38,19 +38,25 @@ func TestCheckProduceAccepts(t *testing.T) {
 	}
 }
 
-// TestCheckProduceAcceptsLargeRandom takes a batch above the largest windows
-// and blocks, of bytes that do not compress, so that stored blocks occur.
-func TestCheckProduceAcceptsLargeRandom(t *testing.T) {
-	rng := rand.New(rand.NewPCG(1, 2))
+// randomRecords returns three records that hold size random bytes together.
+func randomRecords(size int) []byte {
+	rng := rand.NewChaCha8([32]byte{1})
 	records := testRecords(3)
 	for i := range records {
-		records[i].Value = make([]byte, 4<<20)
-		for j := range records[i].Value {
-			records[i].Value[j] = byte(rng.Uint32())
-		}
+		records[i].Value = make([]byte, size/3)
+		rng.Read(records[i].Value) // never fails
 	}
-	for _, c := range codecCases(t, encodeRecords(records)) {
-		if _, refusal := CheckProduce(buildBatch(c.id, len(records), c.body), Limits{}); refusal != nil {
+	return encodeRecords(records)
+}
+
+// TestCheckProduceAcceptsLarge takes batches above the largest blocks and, for
+// zstd, windows, of bytes that do not compress, so that stored blocks occur.
+func TestCheckProduceAcceptsLarge(t *testing.T) {
+	cases := codecCases(t, randomRecords(lz4Largest+1<<10))
+	over := randomRecords(maxZstdWindow + 1<<20)
+	cases = append(cases, codecCase{"zstd above the window", codecZstd, kgoCompress(t, kgo.ZstdCompression(), over)})
+	for _, c := range cases {
+		if _, refusal := CheckProduce(buildBatch(c.id, 3, c.body), Limits{}); refusal != nil {
 			t.Errorf("%s: %v", c.name, refusal)
 		}
 	}
@@ -387,7 +393,7 @@ func TestCheckProduceRefusesS2(t *testing.T) {
 // TestCheckProduceBombs compresses one record of many zeros until it exceeds
 // the bound by ratio, then by size.
 func TestCheckProduceBombs(t *testing.T) {
-	const size = 40 << 20
+	const size = inflateFree + 1<<20
 	one := encodeRecords([]kmsg.Record{{Value: make([]byte, size)}})
 	var gz bytes.Buffer
 	w := gzip.NewWriter(&gz)

@@ -17,6 +17,9 @@ type FetchRequest struct {
 	// Forgotten is the number of partitions the client drops from its session.
 	Forgotten int
 	Rack      []byte // aliases the body; nil before version 11
+	// Tagged is set when tagged fields were seen. They go to the broker as
+	// they are; none of them matters to it in these versions.
+	Tagged bool
 }
 
 // FetchPartition is one partition of a Fetch request. Topic aliases the body.
@@ -66,6 +69,13 @@ type fetchRequestWalk struct {
 	reader
 	version  int16
 	flexible bool
+	tagged   bool // a tagged field was seen
+}
+
+func (w *fetchRequestWalk) skipTags() {
+	if w.tags(w.flexible) > 0 {
+		w.tagged = true
+	}
 }
 
 // replaceInt32 reads a field and writes v in its place.
@@ -104,7 +114,7 @@ func (w *fetchRequestWalk) walk(visit func(FetchPartition) error) (FetchRequest,
 				return req, err
 			}
 		}
-		w.tags(w.flexible)
+		w.skipTags()
 	}
 	if w.version >= 7 {
 		req.Forgotten = w.forgotten()
@@ -112,7 +122,8 @@ func (w *fetchRequestWalk) walk(visit func(FetchPartition) error) (FetchRequest,
 	if w.version >= 11 {
 		req.Rack = w.string(w.flexible)
 	}
-	w.tags(w.flexible)
+	w.skipTags()
+	req.Tagged = w.tagged
 	return req, w.end()
 }
 
@@ -129,7 +140,7 @@ func (w *fetchRequestWalk) partition(topic []byte) FetchPartition {
 		w.int64() // log start offset, of followers only
 	}
 	p.MaxBytes = w.int32()
-	w.tags(w.flexible)
+	w.skipTags()
 	return p
 }
 
@@ -141,7 +152,7 @@ func (w *fetchRequestWalk) forgotten() (n int) {
 		partitions := w.array(w.flexible, 4)
 		w.span(4 * partitions)
 		n += partitions
-		w.tags(w.flexible)
+		w.skipTags()
 		if w.err != nil {
 			return 0
 		}

@@ -60,7 +60,10 @@ func TestPatchFetchRequest(t *testing.T) {
 			if !slices.Equal(seen, want) {
 				t.Errorf("version %d: visited %v, want %v", version, seen, want)
 			}
-			got := FetchRequest{req.MaxWaitMillis, req.MinBytes, req.MaxBytes, req.IsolationLevel, session, epoch, forgotten, []byte(rack)}
+			got := FetchRequest{req.MaxWaitMillis, req.MinBytes, req.MaxBytes, req.IsolationLevel, session, epoch, forgotten, []byte(rack), info.Tagged}
+			if info.Tagged && version < 12 {
+				t.Errorf("version %d has no tagged fields", version)
+			}
 			if info.Rack == nil {
 				info.Rack = []byte{}
 			}

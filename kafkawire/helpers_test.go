@@ -13,6 +13,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
+// lz4Largest is the largest block of lz4 in bytes.
+const lz4Largest = 4 << 20
+
 const baseMs = int64(1_700_000_000_000)
 
 // testRecords returns n plain records, one millisecond apart.

@@ -27,8 +27,9 @@ type blockReader struct {
 	lz4 lz4Frame
 }
 
-// keepBlock is the largest block buffer in bytes that a pooled reader keeps.
-const keepBlock = 1 << 20
+// keepBlock is the largest block buffer in bytes that a pooled reader keeps:
+// the largest block of lz4.
+const keepBlock = 4 << 20
 
 var blockReaders = sync.Pool{New: func() any { return new(blockReader) }}
 
@@ -148,6 +149,8 @@ const (
 	lz4Stored          = 1 << 31
 	// lz4MaxRatio is above what one byte of a block can expand to.
 	lz4MaxRatio = 255
+	// lz4FirstRatio is what a block is first taken to expand to.
+	lz4FirstRatio = 8
 )
 
 var errLZ4Header = errors.New("lz4 frame header is malformed or of an unsupported kind")
@@ -223,13 +226,24 @@ func (r *blockReader) nextLZ4() error {
 		r.out = block
 		return nil
 	}
-	dst := r.room(min(r.lz4.maxBlock, lz4MaxRatio*n))
-	got, err := lz4.UncompressBlock(block, dst)
-	if err != nil {
-		return err
+	r.out, err = r.expandLZ4(block)
+	return err
+}
+
+// expandLZ4 decompresses one block. A block does not say how long it gets, and
+// the frame's bound may be far above, so the buffer grows as it is needed.
+func (r *blockReader) expandLZ4(block []byte) ([]byte, error) {
+	most := min(r.lz4.maxBlock, lz4MaxRatio*len(block))
+	for size := min(most, max(cap(r.mem), lz4FirstRatio*len(block))); ; size = min(most, 4*size) {
+		dst := r.room(size)
+		n, err := lz4.UncompressBlock(block, dst)
+		if err == nil {
+			return dst[:n], nil
+		}
+		if size == most {
+			return nil, fmt.Errorf("decompress lz4 block: %w", err)
+		}
 	}
-	r.out = dst[:got]
-	return nil
 }
 
 // endLZ4 reads what follows the end mark. The content checksum is passed over,
