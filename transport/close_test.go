@@ -93,6 +93,34 @@ func wantNoGoroutines(t *testing.T) {
 	}
 }
 
+// Close returns after the handlers have, not before.
+func TestCloseWaitsForHandlers(t *testing.T) {
+	a, b := pair(t)
+	told, release := make(chan struct{}), make(chan struct{})
+	b.Handle(methodHold, func(ctx context.Context, _ Hello, _ []byte) ([]byte, error) {
+		told <- struct{}{}
+		<-ctx.Done()
+		told <- struct{}{}
+		<-release
+		return nil, nil
+	})
+	serveAll(t, a, b)
+	callAsync(testContext(t), a, 2, methodHold, nil)
+	within(t, told, "the handler to start")
+	closed := make(chan error, 1)
+	go func() { closed <- b.Close() }()
+	within(t, told, "the handler to be told to end")
+	select {
+	case <-closed:
+		t.Fatal("Close returned while a handler ran")
+	case <-time.After(50 * time.Millisecond): // long enough for one that does not wait
+	}
+	close(release)
+	if err := within(t, closed, "Close"); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A peer that is half gone, its buffers full, cannot hold Close up.
 func TestCloseDespiteStalledPeer(t *testing.T) {
 	b := newNode(t, helloOf(2), admitAll)

@@ -184,7 +184,7 @@ func (t *Transport) dial(ctx context.Context, node int32, kind streamKind, group
 		t.logFine(key)
 		return c, hello, nil
 	}
-	if t.ctx.Err() == nil && ctx.Err() == nil && t.quiet.trouble(key, reasonOf(err)) {
+	if t.ctx.Err() == nil && ctx.Err() == nil && !errors.Is(err, ErrClosed) && t.quiet.trouble(key, reasonOf(err)) {
 		t.log.Warn("no stream to peer", "node", node, "stream", kind.String(), "group", group, "reason", reasonOf(err))
 	}
 	return nil, Hello{}, err

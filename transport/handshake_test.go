@@ -213,6 +213,14 @@ func TestDialGivesUpOnSilentPeer(t *testing.T) {
 	}
 }
 
+// The claimed length is refused before as much as one byte is read for it.
+func TestHelloLengthIsCheckedFirst(t *testing.T) {
+	body := strings.NewReader(strings.Repeat(" ", maxHello+1))
+	if _, err := readHello(body, maxHello+1); !errors.Is(err, errStranger) || body.Len() != maxHello+1 {
+		t.Fatalf("got %v with %d bytes left", err, body.Len())
+	}
+}
+
 func FuzzReadOpening(f *testing.F) {
 	good, err := appendOpening(nil, opening{protocolVersion, kindRaft, 3, helloOf(1)})
 	if err != nil {

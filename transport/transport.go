@@ -231,14 +231,16 @@ func (t *Transport) Close() error {
 	}
 	t.mu.Unlock()
 
-	t.cancel()
 	if ln != nil {
 		_ = ln.Close()
 	}
+	// Connections end before contexts do: a handler that is told to stop must
+	// not be able to send what it made of that as an answer.
+	t.reg.closeAll()
+	t.cancel()
 	for _, l := range layers {
 		l.shutdown()
 	}
-	t.reg.closeAll()
 	t.wg.Wait()
 	// Only the goroutines waited for above hand connections to raft, so no
 	// inbound.Add can run from here on.
