@@ -1,0 +1,63 @@
+# Everything here needs Go and nothing else, except e2e, which runs real Kafka
+# brokers and needs a JDK and Maven.
+
+GO      ?= go
+BIN     := bin/lockstep
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# The linter is built once per version and Go release into .cache/bin.
+GOLANGCI_VERSION := v2.15.0
+GOLANGCI := .cache/bin/golangci-lint-$(GOLANGCI_VERSION)-$(shell $(GO) env GOVERSION)
+
+# The race detector needs cgo and a C compiler.
+ifeq ($(shell $(GO) env CGO_ENABLED),1)
+  RACE := $(shell command -v $(firstword $(shell $(GO) env CC)) >/dev/null 2>&1 && echo -race)
+endif
+
+TEST_TIMEOUT ?= 10m
+E2E_TIMEOUT  ?= 40m
+FUZZ_TIME    ?= 10s
+
+.PHONY: build demo test e2e lint fuzz fmt clean
+
+build: ## bin/lockstep, static
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o $(BIN) ./cmd/lockstep
+
+demo: build ## three nodes with embedded brokers on this machine
+	$(BIN) demo --data-dir data/demo
+
+test: ## every fast test, under the race detector
+ifeq ($(RACE),)
+	@echo 'no C compiler found: the race detector is off for this run'
+endif
+	$(GO) test $(RACE) -timeout $(TEST_TIMEOUT) ./...
+
+e2e: ## against real Kafka brokers
+	$(GO) test -tags e2e -count=1 -timeout $(E2E_TIMEOUT) ./e2e/...
+
+lint: $(GOLANGCI) ## gofmt, then the linters and the import table of .golangci.yml
+	@unformatted=$$(gofmt -l .); \
+	if [ -n "$$unformatted" ]; then echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; fi
+	$(GOLANGCI) run ./...
+
+# Renamed in one step, so that a build that was interrupted is not taken for
+# the linter.
+$(GOLANGCI):
+	@mkdir -p .cache/bin/build
+	GOBIN=$(CURDIR)/.cache/bin/build $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	@mv .cache/bin/build/golangci-lint $@
+
+fuzz: ## every fuzz target for FUZZ_TIME
+	@set -e; grep -rlE --include='*_test.go' '^func Fuzz' . | sort | while read -r file; do \
+	  for target in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' "$$file"); do \
+	    echo "$$(dirname "$$file") $$target"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ_TIME) "$$(dirname "$$file")" </dev/null; \
+	  done; \
+	done
+
+fmt: ## gofmt everything
+	gofmt -w .
+
+clean: ## remove what was built and what the demo wrote
+	rm -rf bin data/demo
+	$(GO) clean -testcache
