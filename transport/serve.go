@@ -130,16 +130,18 @@ func (s *server) handle(ctx context.Context, cancel context.CancelFunc, h Handle
 	s.unsent++
 	s.bytes += answered - size
 	s.mu.Unlock()
-	s.send(reply)
-	s.mu.Lock()
-	s.unsent--
-	s.bytes -= answered
-	s.mu.Unlock()
+	s.queue(&outgoing{message: reply, taken: func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.unsent--
+		s.bytes -= answered
+	}})
 }
 
 // send queues a message, or drops it when the connection has ended.
-func (s *server) send(m message) {
-	o := &outgoing{message: m}
+func (s *server) send(m message) { s.queue(&outgoing{message: m}) }
+
+func (s *server) queue(o *outgoing) {
 	select {
 	case s.w.queue(o) <- o:
 	case <-s.done:

@@ -17,6 +17,7 @@ const (
 // that gives up gets its payload back at once.
 type outgoing struct {
 	message
+	taken     func() // if not nil: called by the writer before the last part leaves
 	mu        sync.Mutex
 	sent      int  // payload bytes the writer has taken
 	finished  bool // the last part was taken: it may reach the peer
@@ -57,6 +58,9 @@ func (o *outgoing) take(b []byte) ([]byte, bool) {
 	o.sent += n
 	if !more {
 		o.finished, o.payload = true, nil
+		if o.taken != nil {
+			o.taken()
+		}
 	}
 	return b[:frameHeader+n], more
 }
