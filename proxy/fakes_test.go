@@ -246,6 +246,13 @@ func (p *fakeProducer) appended() int {
 	return len(p.calls)
 }
 
+// taken returns what Append was called with.
+func (p *fakeProducer) taken() []appendCall {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.calls)
+}
+
 func (p *fakeProducer) run() {
 	for {
 		p.mu.Lock()

@@ -132,3 +132,22 @@ func eventually(t *testing.T, what string, cond func() bool) {
 		time.Sleep(time.Millisecond)
 	}
 }
+
+// waitUpstream waits until n calls of all connections wait for the broker.
+func (f *fixture) waitUpstream(n int) {
+	f.t.Helper()
+	eventually(f.t, "calls to wait for the broker", func() bool {
+		waiting := 0
+		for _, c := range f.srv.snapshot() {
+			c.up.mu.Lock()
+			l := c.up.current
+			c.up.mu.Unlock()
+			if l != nil {
+				l.mu.Lock()
+				waiting += len(l.pending)
+				l.mu.Unlock()
+			}
+		}
+		return waiting == n
+	})
+}

@@ -194,7 +194,8 @@ func (p *producing) refuseBatch(at place, refusal *kafkawire.Refusal, topic stri
 		er.ErrorMessage = kmsg.StringPtr(refusal.Reason)
 		rp.ErrorRecords = append(rp.ErrorRecords, er)
 	}
-	p.r.c.srv.notices.warn(p.r.c.host, "refused batch", "refused a record batch", "remote", p.r.c.nc.RemoteAddr().String(),
+	kind := "refused batch: " + kerr.TypedErrorForCode(refusal.Code).Message
+	p.r.c.srv.notices.warn(p.r.c.host, kind, "refused a record batch", "remote", p.r.c.nc.RemoteAddr().String(),
 		"topic", topic, "partition", rp.Partition, "code", refusal.Code, "reason", refusal.Reason)
 }
 

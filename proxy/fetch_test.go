@@ -1,0 +1,452 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// longPoll is a wait that no test sits out.
+const longPoll = 5 * time.Minute
+
+// fill appends a batch of one record to a partition through the proxy.
+func (f *fixture) fill(topic string, partition int32, values ...string) {
+	f.t.Helper()
+	resp := do[*kmsg.ProduceResponse](f.dial(), 9, produceTo(topic, partition, batchOf(values...)))
+	if code := resp.Topics[0].Partitions[0].ErrorCode; code != 0 {
+		f.t.Fatalf("produce to %s/%d: code %d", topic, partition, code)
+	}
+}
+
+// fetched indexes a Fetch response.
+func fetched(resp *kmsg.FetchResponse) map[partitionKey]kmsg.FetchResponseTopicPartition {
+	parts := map[partitionKey]kmsg.FetchResponseTopicPartition{}
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			parts[partitionKey{t.Topic, p.Partition}] = p
+		}
+	}
+	return parts
+}
+
+// TestFetchReturnsTheBrokersBytes fetches in every version and compares the
+// records with the broker's own.
+func TestFetchReturnsTheBrokersBytes(t *testing.T) {
+	f := newFixture(t, nil)
+	f.createTopic("orders", 1, nil)
+	f.fill("orders", 0, "a", "b")
+	f.fill("orders", 0, "c")
+	direct := fetchOf(0, fetchPart{name: "orders"})
+	direct.SetVersion(11)
+	direct.SessionEpoch = -1
+	direct.Topics[0].Partitions[0].CurrentLeaderEpoch = -1
+	want, err := roundTrip[*kmsg.FetchResponse](f.upstream, direct)
+	if err != nil {
+		t.Fatal(err)
+	}
+	records := fetched(want)[partitionKey{"orders", 0}].RecordBatches
+	if len(records) == 0 {
+		t.Fatal("the broker has no records")
+	}
+	c := f.dial()
+	for version := int16(4); version <= 12; version++ {
+		// Leader epoch 3, which the broker does not know, is in the request.
+		resp := do[*kmsg.FetchResponse](c, version, fetchOf(0, fetchPart{name: "orders"}))
+		p := fetched(resp)[partitionKey{"orders", 0}]
+		if resp.ErrorCode != 0 || resp.SessionID != 0 || p.ErrorCode != 0 || p.HighWatermark != 3 || !bytes.Equal(p.RecordBatches, records) {
+			t.Errorf("v%d: code %d/%d, session %d, high watermark %d, %d bytes of %d", version,
+				resp.ErrorCode, p.ErrorCode, resp.SessionID, p.HighWatermark, len(p.RecordBatches), len(records))
+		}
+	}
+}
+
+// TestFetchSessions: none is given out, one that goes on is unknown, one that
+// is closed or begun anew is served.
+func TestFetchSessions(t *testing.T) {
+	f := newFixture(t, nil)
+	f.createTopic("orders", 1, nil)
+	f.fill("orders", 0, "a")
+	c := f.dial()
+	for _, tc := range []struct {
+		id, epoch int32
+		code      int16
+	}{{0, 0, 0}, {0, -1, 0}, {77, -1, 0}, {77, 0, 0}, {77, 1, kerr.FetchSessionIDNotFound.Code}} {
+		req := fetchOf(0, fetchPart{name: "orders"})
+		req.SessionID, req.SessionEpoch = tc.id, tc.epoch
+		resp := do[*kmsg.FetchResponse](c, 12, req)
+		if resp.ErrorCode != tc.code || resp.SessionID != 0 || len(fetched(resp)) != 1 && tc.code == 0 {
+			t.Errorf("session %d epoch %d: code %d, session %d, %d partitions", tc.id, tc.epoch, resp.ErrorCode, resp.SessionID, len(fetched(resp)))
+		}
+	}
+}
+
+// TestFetchMergesWhatIsNotOurs asks for led, foreign and unknown partitions in
+// one poll, which must not wait.
+func TestFetchMergesWhatIsNotOurs(t *testing.T) {
+	f := newFixture(t, nil)
+	f.createTopic("orders", 2, nil)
+	f.createTopic("empty", 1, nil)
+	f.fill("orders", 0, "a")
+	f.cluster.setLeader("orders", 1, 2)
+	c := f.dial()
+	for version := int16(4); version <= 12; version++ {
+		resp := do[*kmsg.FetchResponse](c, version, fetchOf(longPoll,
+			fetchPart{name: "nowhere"}, fetchPart{name: "orders"}, fetchPart{name: "orders", partition: 1},
+			fetchPart{name: "orders", partition: 9}, fetchPart{name: "empty"}))
+		got := fetched(resp)
+		want := map[partitionKey]int16{
+			{"orders", 0}: 0, {"empty", 0}: 0, {"orders", 1}: kerr.NotLeaderForPartition.Code,
+			{"orders", 9}: kerr.UnknownTopicOrPartition.Code, {"nowhere", 0}: kerr.UnknownTopicOrPartition.Code,
+		}
+		if len(got) != len(want) {
+			t.Errorf("v%d: %d partitions, want %d", version, len(got), len(want))
+		}
+		for key, code := range want {
+			if p, ok := got[key]; !ok || p.ErrorCode != code {
+				t.Errorf("v%d %v: present %t, code %d, want %d", version, key, ok, p.ErrorCode, code)
+			}
+		}
+		if len(got[partitionKey{"orders", 0}].RecordBatches) == 0 {
+			t.Errorf("v%d: the led partition has no records", version)
+		}
+	}
+	resp := do[*kmsg.FetchResponse](c, 12, fetchOf(longPoll, fetchPart{name: "orders", partition: 1}))
+	if code := fetched(resp)[partitionKey{"orders", 1}].ErrorCode; code != kerr.NotLeaderForPartition.Code {
+		t.Errorf("alone: code %d", code)
+	}
+}
+
+// TestUnknownIsNotSaidBeforeTheCatalogIsKnown: a consumer would take UNKNOWN
+// for a deleted topic.
+func TestUnknownIsNotSaidBeforeTheCatalogIsKnown(t *testing.T) {
+	f := newFixture(t, nil)
+	f.cluster.update(func(v *View) { v.CatalogReady = false })
+	c := f.dial()
+	resp := do[*kmsg.FetchResponse](c, 12, fetchOf(0, fetchPart{name: "orders"}))
+	if code := fetched(resp)[partitionKey{"orders", 0}].ErrorCode; code != kerr.NotLeaderForPartition.Code {
+		t.Errorf("fetch: code %d", code)
+	}
+	produced := do[*kmsg.ProduceResponse](c, 9, produceTo("orders", 0, batchOf("a")))
+	if code := produced.Topics[0].Partitions[0].ErrorCode; code != kerr.NotLeaderForPartition.Code {
+		t.Errorf("produce: code %d", code)
+	}
+}
+
+// TestPollEndsWithLeadership: a poll over two partitions ends when one moves;
+// the other comes back empty and well, with its end as the high watermark.
+func TestPollEndsWithLeadership(t *testing.T) {
+	f := newFixture(t, nil)
+	f.createTopic("orders", 2, nil)
+	f.fill("orders", 1, "a", "b")
+	c, other := f.dial(), f.dial()
+	req := fetchOf(longPoll, fetchPart{name: "orders"}, fetchPart{name: "orders", partition: 1, offset: 2})
+	corr := c.send(req)
+	otherReq := fetchOf(longPoll, fetchPart{name: "orders", partition: 1, offset: 2})
+	other.send(otherReq)
+	f.waitUpstream(2)
+	f.cluster.setLeader("orders", 0, 2)
+	got := fetched(receive[*kmsg.FetchResponse](c, corr, req))
+	if p := got[partitionKey{"orders", 0}]; p.ErrorCode != kerr.NotLeaderForPartition.Code {
+		t.Errorf("lost partition: code %d", p.ErrorCode)
+	}
+	if p := got[partitionKey{"orders", 1}]; p.ErrorCode != 0 || p.HighWatermark != 2 || len(p.RecordBatches) != 0 {
+		t.Errorf("kept partition: code %d, high watermark %d, %d bytes", p.ErrorCode, p.HighWatermark, len(p.RecordBatches))
+	}
+	f.waitUpstream(1) // the poll of the kept partition alone goes on
+	c.alive()
+	f.fill("orders", 1, "c") // and is answered by data
+	receive[*kmsg.FetchResponse](other, other.corr, otherReq)
+	// The connection dials the broker again for the next poll.
+	resp := do[*kmsg.FetchResponse](c, 12, fetchOf(longPoll, fetchPart{name: "orders", partition: 1, offset: 2}))
+	if p := fetched(resp)[partitionKey{"orders", 1}]; p.ErrorCode != 0 || len(p.RecordBatches) == 0 {
+		t.Errorf("next poll: code %d, %d bytes", p.ErrorCode, len(p.RecordBatches))
+	}
+}
+
+// TestPollEndsWhenTheTopicIsAnother: deleted and created again is not the same.
+func TestPollEndsWhenTheTopicIsAnother(t *testing.T) {
+	f := newFixture(t, nil)
+	f.createTopic("orders", 1, nil)
+	c := f.dial()
+	req := fetchOf(longPoll, fetchPart{name: "orders"})
+	corr := c.send(req)
+	f.waitUpstream(1)
+	f.cluster.update(func(v *View) {
+		again := *v.Topics["orders"]
+		again.ID += 100
+		v.Topics["orders"] = &again
+	})
+	got := fetched(receive[*kmsg.FetchResponse](c, corr, req))
+	if code := got[partitionKey{"orders", 0}].ErrorCode; code != kerr.NotLeaderForPartition.Code {
+		t.Errorf("code %d", code)
+	}
+}
+
+// TestPollEndsWithTheServer: a poll does not hold a shutdown up.
+func TestPollEndsWithTheServer(t *testing.T) {
+	f := newFixture(t, nil)
+	f.createTopic("orders", 1, nil)
+	c := f.dial()
+	req := fetchOf(longPoll, fetchPart{name: "orders"})
+	corr := c.send(req)
+	f.waitUpstream(1)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := f.srv.Shutdown(ctx); err != nil {
+		t.Fatalf("shutdown: %v", err)
+	}
+	got := fetched(receive[*kmsg.FetchResponse](c, corr, req))
+	if code := got[partitionKey{"orders", 0}].ErrorCode; code != kerr.NotLeaderForPartition.Code {
+		t.Errorf("code %d", code)
+	}
+	c.closed()
+	assertNoProxyGoroutines(t)
+	if got := f.log.lines("[WARN]"); len(got) != 0 {
+		t.Errorf("a planned stop warned: %q", got)
+	}
+}
+
+// TestPollEndsWithTheBroker, and what needs no broker goes on.
+func TestPollEndsWithTheBroker(t *testing.T) {
+	f := newFixture(t, nil)
+	f.createTopic("orders", 1, nil)
+	c, other := f.dial(), f.dial()
+	req := fetchOf(longPoll, fetchPart{name: "orders"})
+	corr := c.send(req)
+	f.waitUpstream(1)
+	f.broker.Close()
+	notLeader := kerr.NotLeaderForPartition.Code
+	if code := fetched(receive[*kmsg.FetchResponse](c, corr, req))[partitionKey{"orders", 0}].ErrorCode; code != notLeader {
+		t.Errorf("poll: code %d", code)
+	}
+	// From here the broker cannot be dialled at all.
+	resp := do[*kmsg.FetchResponse](c, 12, fetchOf(longPoll, fetchPart{name: "orders"}))
+	if code := fetched(resp)[partitionKey{"orders", 0}].ErrorCode; code != notLeader {
+		t.Errorf("fetch: code %d", code)
+	}
+	list := listOffsetsOf("orders", 0, -1)
+	if code := do[*kmsg.ListOffsetsResponse](c, 7, list).Topics[0].Partitions[0].ErrorCode; code != notLeader {
+		t.Errorf("list offsets: code %d", code)
+	}
+	heartbeat := kmsg.NewPtrHeartbeatRequest()
+	heartbeat.Group = "g"
+	if code := do[*kmsg.HeartbeatResponse](c, 4, heartbeat).ErrorCode; code != kerr.CoordinatorNotAvailable.Code {
+		t.Errorf("heartbeat: code %d", code)
+	}
+	c.alive()
+	md := kmsg.NewPtrMetadataRequest()
+	if got := do[*kmsg.MetadataResponse](c, 9, md); len(got.Topics) != 1 || got.Topics[0].Partitions[0].Leader != 1 {
+		t.Errorf("metadata: %+v", got.Topics)
+	}
+	c.send(kmsg.NewPtrListGroupsRequest()) // has no way to say it
+	c.closed()
+	other.alive()
+}
+
+// TestOffsetOutOfRange lets the broker answer out of range and checks what the
+// client is told.
+func TestOffsetOutOfRange(t *testing.T) {
+	outOfRange, notAvailable, notLeader := kerr.OffsetOutOfRange.Code, kerr.OffsetNotAvailable.Code, kerr.NotLeaderForPartition.Code
+	cases := []struct {
+		name          string
+		offset        int64
+		end, verified int64
+		verifyErr     error
+		want          int16
+	}{
+		{"below the log start", 1, 100, 100, nil, outOfRange},
+		{"the broker lags", 50, 100, 100, nil, notAvailable},
+		{"the broker lags at the end", 100, 100, 100, nil, notAvailable},
+		{"beyond the end", 101, 100, 100, nil, outOfRange},
+		{"beyond what this node knew", 101, 100, 200, nil, notAvailable},
+		{"no majority to ask", 101, 100, 0, errors.New("no quorum"), notLeader},
+	}
+	for _, foreign := range []bool{false, true} {
+		for _, tc := range cases {
+			t.Run(tc.name, func(t *testing.T) {
+				f := newFixture(t, nil)
+				f.createTopic("orders", 2, nil)
+				f.fill("orders", 0, "a", "b", "c", "d", "e")
+				f.deleteRecords("orders", 0, 2)
+				verifications := 0
+				f.cluster.behave(func() {
+					f.cluster.ends[partitionKey{"orders", 0}] = tc.end
+					f.cluster.verify = func(partitionKey) (int64, error) { verifications++; return tc.verified, tc.verifyErr }
+				})
+				parts := []fetchPart{{name: "orders", offset: tc.offset}}
+				if foreign { // the slow path
+					f.cluster.setLeader("orders", 1, 3)
+					parts = append(parts, fetchPart{name: "orders", partition: 1})
+				}
+				resp := do[*kmsg.FetchResponse](f.dial(), 11, fetchOf(0, parts...))
+				if code := fetched(resp)[partitionKey{"orders", 0}].ErrorCode; code != tc.want {
+					t.Errorf("foreign %t: code %d, want %d", foreign, code, tc.want)
+				}
+				f.srv.Close()
+				if want := tc.offset > tc.end; (verifications > 0) != want {
+					t.Errorf("%d verifications", verifications)
+				}
+			})
+		}
+	}
+}
+
+func (f *fixture) deleteRecords(topic string, partition int32, before int64) {
+	f.t.Helper()
+	req := kmsg.NewPtrDeleteRecordsRequest()
+	req.SetVersion(1)
+	dt := kmsg.NewDeleteRecordsRequestTopic()
+	dt.Topic = topic
+	dp := kmsg.NewDeleteRecordsRequestTopicPartition()
+	dp.Partition, dp.Offset = partition, before
+	dt.Partitions = append(dt.Partitions, dp)
+	req.Topics = append(req.Topics, dt)
+	resp, err := roundTrip[*kmsg.DeleteRecordsResponse](f.upstream, req)
+	if err != nil || resp.Topics[0].Partitions[0].ErrorCode != 0 {
+		f.t.Fatalf("delete records: %v, %+v", err, resp)
+	}
+}
+
+// TestBrokersTroubleIsNotLeader: what the broker says of its own leaders and
+// epochs becomes a retriable error, and hints at its node id are removed.
+func TestBrokersTroubleIsNotLeader(t *testing.T) {
+	f := newFixture(t, nil)
+	f.createTopic("orders", 1, nil)
+	codes := map[int16]int16{3: 6, 5: 6, 6: 6, 9: 6, 74: 6, 75: 6, 56: 56, 29: 29}
+	c := f.dial()
+	for from, to := range codes {
+		f.broker.ControlKey(int16(kmsg.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+			got := req.(*kmsg.FetchRequest)
+			p := got.Topics[0].Partitions[0]
+			if got.SessionID != 0 || got.SessionEpoch != -1 || p.CurrentLeaderEpoch != -1 || p.LastFetchedEpoch != -1 {
+				t.Errorf("the broker sees session %d/%d, epochs %d and %d", got.SessionID, got.SessionEpoch, p.CurrentLeaderEpoch, p.LastFetchedEpoch)
+			}
+			resp := got.ResponseKind().(*kmsg.FetchResponse)
+			resp.SessionID = 99
+			ft := kmsg.NewFetchResponseTopic()
+			ft.Topic = "orders"
+			fp := kmsg.NewFetchResponseTopicPartition()
+			fp.ErrorCode, fp.PreferredReadReplica = from, 0
+			fp.CurrentLeader.LeaderID, fp.CurrentLeader.LeaderEpoch = 0, 5
+			fp.DivergingEpoch.Epoch = 4
+			ft.Partitions = append(ft.Partitions, fp)
+			resp.Topics = append(resp.Topics, ft)
+			return resp, nil, true
+		})
+		req := fetchOf(0, fetchPart{name: "orders"})
+		req.Topics[0].Partitions[0].LastFetchedEpoch = 3
+		resp := do[*kmsg.FetchResponse](c, 12, req)
+		p := fetched(resp)[partitionKey{"orders", 0}]
+		if p.ErrorCode != to {
+			t.Errorf("code %d became %d, want %d", from, p.ErrorCode, to)
+		}
+		if resp.SessionID != 0 || p.CurrentLeader.LeaderID != -1 || p.CurrentLeader.LeaderEpoch != -1 || p.DivergingEpoch.Epoch != -1 || p.PreferredReadReplica != -1 {
+			t.Errorf("the broker shows through: session %d, %+v", resp.SessionID, p)
+		}
+	}
+}
+
+func listOffsetsOf(topic string, partition int32, timestamp int64) *kmsg.ListOffsetsRequest {
+	req := kmsg.NewPtrListOffsetsRequest()
+	req.ReplicaID = -1
+	lt := kmsg.NewListOffsetsRequestTopic()
+	lt.Topic = topic
+	lp := kmsg.NewListOffsetsRequestTopicPartition()
+	lp.Partition, lp.Timestamp, lp.CurrentLeaderEpoch = partition, timestamp, 7
+	lt.Partitions = append(lt.Partitions, lp)
+	req.Topics = append(req.Topics, lt)
+	return req
+}
+
+// TestListOffsetsMerges asks for led and foreign partitions, with an epoch that
+// the broker does not know.
+func TestListOffsetsMerges(t *testing.T) {
+	f := newFixture(t, nil)
+	f.createTopic("orders", 2, nil)
+	f.fill("orders", 0, "a", "b")
+	f.cluster.setLeader("orders", 1, 3)
+	c := f.dial()
+	for version := int16(1); version <= 9; version++ {
+		req := listOffsetsOf("orders", 0, -1)
+		req.Topics[0].Partitions = append(req.Topics[0].Partitions, listOffsetsOf("orders", 1, -1).Topics[0].Partitions[0])
+		req.Topics = append(req.Topics, listOffsetsOf("nowhere", 0, -2).Topics...)
+		resp := do[*kmsg.ListOffsetsResponse](c, version, req)
+		got := map[partitionKey]kmsg.ListOffsetsResponseTopicPartition{}
+		for _, lt := range resp.Topics {
+			for _, p := range lt.Partitions {
+				got[partitionKey{lt.Topic, p.Partition}] = p
+			}
+		}
+		if p := got[partitionKey{"orders", 0}]; p.ErrorCode != 0 || p.Offset != 2 || p.LeaderEpoch != -1 {
+			t.Errorf("v%d led: %+v", version, p)
+		}
+		if p := got[partitionKey{"orders", 1}]; p.ErrorCode != kerr.NotLeaderForPartition.Code || p.Offset != -1 {
+			t.Errorf("v%d foreign: %+v", version, p)
+		}
+		if p := got[partitionKey{"nowhere", 0}]; p.ErrorCode != kerr.UnknownTopicOrPartition.Code {
+			t.Errorf("v%d unknown: %+v", version, p)
+		}
+	}
+	asReplica := listOffsetsOf("orders", 0, -1)
+	asReplica.ReplicaID = 2
+	if code := do[*kmsg.ListOffsetsResponse](c, 7, asReplica).Topics[0].Partitions[0].ErrorCode; code != kerr.InvalidRequest.Code {
+		t.Errorf("as a replica: code %d", code)
+	}
+}
+
+// TestOffsetForLeaderEpoch: no epoch ever ended before the end of the log.
+func TestOffsetForLeaderEpoch(t *testing.T) {
+	f := newFixture(t, nil)
+	f.createTopic("orders", 2, nil)
+	f.fill("orders", 0, "a", "b")
+	f.cluster.setLeader("orders", 1, 3)
+	c := f.dial()
+	for version := int16(2); version <= 4; version++ {
+		req := kmsg.NewPtrOffsetForLeaderEpochRequest()
+		req.ReplicaID = -1
+		ot := kmsg.NewOffsetForLeaderEpochRequestTopic()
+		ot.Topic = "orders"
+		for i := range int32(2) {
+			p := kmsg.NewOffsetForLeaderEpochRequestTopicPartition()
+			p.Partition, p.CurrentLeaderEpoch, p.LeaderEpoch = i, 9, 4
+			ot.Partitions = append(ot.Partitions, p)
+		}
+		req.Topics = append(req.Topics, ot)
+		got := do[*kmsg.OffsetForLeaderEpochResponse](c, version, req).Topics[0].Partitions
+		if got[0].ErrorCode != 0 || got[0].EndOffset != 2 || got[0].LeaderEpoch != 4 {
+			t.Errorf("v%d led: %+v", version, got[0])
+		}
+		if got[1].ErrorCode != kerr.NotLeaderForPartition.Code || got[1].EndOffset != -1 {
+			t.Errorf("v%d foreign: %+v", version, got[1])
+		}
+	}
+}
+
+// TestUpstreamIsDialledAgain after the broker closed an idle connection.
+func TestUpstreamIsDialledAgain(t *testing.T) {
+	f := newFixture(t, nil)
+	f.createTopic("orders", 1, nil)
+	c := f.dial()
+	do[*kmsg.FetchResponse](c, 12, fetchOf(0, fetchPart{name: "orders"}))
+	f.srv.snapshot()[0].up.abort(errUpstreamLost)
+	resp := do[*kmsg.FetchResponse](c, 12, fetchOf(0, fetchPart{name: "orders"}))
+	if code := fetched(resp)[partitionKey{"orders", 0}].ErrorCode; code != 0 {
+		t.Errorf("code %d", code)
+	}
+}
+
+// TestClientThatLeavesEndsItsPoll: the broker connection goes with it.
+func TestClientThatLeavesEndsItsPoll(t *testing.T) {
+	f := newFixture(t, nil)
+	f.createTopic("orders", 1, nil)
+	c := f.dial()
+	c.send(fetchOf(longPoll, fetchPart{name: "orders"}))
+	f.waitUpstream(1)
+	c.nc.Close()
+	eventually(t, "the connection to end", func() bool { return len(f.srv.snapshot()) == 0 })
+}
