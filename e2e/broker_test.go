@@ -38,15 +38,23 @@ const brokerReady = 90 * time.Second
 // newBroker starts a broker on an empty disk and returns when it answers.
 func newBroker(t *testing.T, dir string, nodeID int) *broker {
 	t.Helper()
-	b := &broker{dist: kafka(t), dir: dir, nodeID: nodeID, port: freePort(t), controllerPort: freePort(t)}
+	b := makeBroker(t, dir, nodeID)
 	ctx, cancel := context.WithTimeout(t.Context(), brokerReady)
 	defer cancel()
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
 	if err := b.format(ctx); err != nil {
 		t.Fatal(err)
 	}
+	if err := b.start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// makeBroker chooses ports and a directory; format and start do the work and
+// may be called from another goroutine than the test's, one at a time.
+func makeBroker(t *testing.T, dir string, nodeID int) *broker {
+	t.Helper()
+	b := &broker{dist: kafka(t), dir: dir, nodeID: nodeID, port: freePort(t), controllerPort: freePort(t)}
 	t.Cleanup(func() {
 		if b.proc != nil {
 			if err := b.proc.kill9(); err != nil {
@@ -54,9 +62,6 @@ func newBroker(t *testing.T, dir string, nodeID int) *broker {
 			}
 		}
 	})
-	if err := b.start(ctx); err != nil {
-		t.Fatal(err)
-	}
 	return b
 }
 
@@ -100,6 +105,9 @@ func (b *broker) properties() string {
 
 // format writes the configuration and gives the broker a cluster id of its own.
 func (b *broker) format(ctx context.Context) error {
+	if err := os.MkdirAll(b.dir, 0o755); err != nil {
+		return fmt.Errorf("make broker directory: %w", err)
+	}
 	conf := filepath.Join(b.dir, "server.properties")
 	if err := os.WriteFile(conf, []byte(b.properties()), 0o644); err != nil {
 		return fmt.Errorf("write broker configuration: %w", err)
@@ -114,6 +122,14 @@ func (b *broker) format(ctx context.Context) error {
 
 // start runs the broker and returns when it serves.
 func (b *broker) start(ctx context.Context) error {
+	if err := b.spawn(); err != nil {
+		return err
+	}
+	return b.waitReady(ctx)
+}
+
+// spawn starts the process and does not wait for it to serve.
+func (b *broker) spawn() error {
 	flags := append(slices.Clone(b.extraFlags), b.dist.jvmFlags(384, filepath.Join(b.dir, "broker.log"))...)
 	cmd := exec.Command(b.dist.java, append(flags, "kafka.Kafka", filepath.Join(b.dir, "server.properties"))...)
 	out, err := os.OpenFile(b.outFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
@@ -122,10 +138,8 @@ func (b *broker) start(ctx context.Context) error {
 	}
 	defer out.Close() // the child has its own descriptor
 	cmd.Stdout, cmd.Stderr = out, out
-	if b.proc, err = startProcess(fmt.Sprintf("kafka-%d", b.nodeID), cmd); err != nil {
-		return err
-	}
-	return b.waitReady(ctx)
+	b.proc, err = startProcess(fmt.Sprintf("kafka-%d", b.nodeID), cmd)
+	return err
 }
 
 // waitReady returns when the broker lists itself, which it does once it is

@@ -23,45 +23,51 @@ type dump map[int32][]stored
 // offsets that this address reports when the call begins. Given a broker's own
 // port it goes around Lockstep altogether: Kafka alone answers.
 func readBroker(ctx context.Context, addr, topic string, partitions int32) (dump, error) {
-	want := make(map[int32]int64, partitions)
-	starts := make(map[int32]kgo.Offset, partitions)
-	d := make(dump, partitions)
-	missing := 0
+	ends := make(map[int32]int64, partitions)
 	for p := range partitions {
 		end, err := endOffset(ctx, addr, topic, p)
 		if err != nil {
 			return nil, err
 		}
+		ends[p] = end
+	}
+	return readTo(ctx, []string{addr}, topic, ends)
+}
+
+// readTo reads every record of a topic up to the given end offsets, from
+// wherever the bootstrap addresses lead.
+func readTo(ctx context.Context, bootstrap []string, topic string, ends map[int32]int64) (dump, error) {
+	starts, d, missing := map[int32]kgo.Offset{}, dump{}, 0
+	for p, end := range ends {
 		d[p] = nil
 		if end > 0 {
-			want[p], starts[p] = end, kgo.NewOffset().AtStart()
+			starts[p] = kgo.NewOffset().AtStart()
 			missing++
 		}
 	}
 	if missing == 0 {
 		return d, nil
 	}
-	cl, err := kgo.NewClient(
-		kgo.SeedBrokers(addr),
+	cl, err := kgo.NewClient(append(clientOpts(bootstrap),
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: starts}),
 		kgo.FetchIsolationLevel(kgo.ReadUncommitted()),
 		kgo.FetchMaxWait(500*time.Millisecond),
-	)
+	)...)
 	if err != nil {
-		return nil, fmt.Errorf("read %s from %s: %w", topic, addr, err)
+		return nil, fmt.Errorf("read %s from %s: %w", topic, bootstrap, err)
 	}
 	defer cl.Close()
 	for missing > 0 {
 		fetches := cl.PollFetches(ctx)
 		for _, e := range fetches.Errors() {
-			return nil, fmt.Errorf("read %s/%d from %s: %w", e.Topic, e.Partition, addr, e.Err)
+			return nil, fmt.Errorf("read %s/%d from %s with %d records so far: %w", e.Topic, e.Partition, bootstrap, len(d[e.Partition]), e.Err)
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
-			if r.Offset >= want[r.Partition] {
+			if r.Offset >= ends[r.Partition] {
 				return
 			}
 			d[r.Partition] = append(d[r.Partition], stored{offset: r.Offset, value: string(r.Value)})
-			if r.Offset == want[r.Partition]-1 {
+			if r.Offset == ends[r.Partition]-1 {
 				missing--
 			}
 		})

@@ -127,3 +127,12 @@ func (l *lines) waitFor(ctx context.Context, ok func([]string) bool) error {
 		}
 	}
 }
+
+// text returns all complete lines, each with its newline.
+func (l *lines) text() string {
+	all := l.snapshot()
+	if len(all) == 0 {
+		return ""
+	}
+	return strings.Join(all, "\n") + "\n"
+}

@@ -55,5 +55,3 @@ func envOr(name, def string) string {
 	}
 	return def
 }
-
-func removeBuilt() {}

@@ -187,6 +187,22 @@ func topicError(ts []kmsg.CreateTopicsResponseTopic) string {
 	return fmt.Sprintf("error code %d %s", ts[0].ErrorCode, msg)
 }
 
+// createLocalTopic creates a topic on a bare broker and returns when its
+// partitions are served, which is a moment after the creation was answered.
+func createLocalTopic(ctx context.Context, addr, topic string, partitions int32) error {
+	if err := createTopic(ctx, addr, topic, partitions, 1); err != nil {
+		return err
+	}
+	return waitUntil(ctx, 20*time.Millisecond, func(ctx context.Context) error {
+		for p := range partitions {
+			if _, err := endOffset(ctx, addr, topic, p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // deleteTopic asks addr to delete a topic.
 func deleteTopic(ctx context.Context, addr, topic string) error {
 	req := kmsg.NewPtrDeleteTopicsRequest()

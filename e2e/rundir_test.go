@@ -33,6 +33,9 @@ func runDir(t *testing.T) string {
 		t.Logf("data and logs of the failed run are in %s", dir)
 		logs, _ := filepath.Glob(filepath.Join(dir, "*", "*.log"))
 		for _, l := range logs {
+			if strings.HasPrefix(filepath.Base(l), "StorageTool") {
+				continue
+			}
 			t.Logf("--- end of %s\n%s", l, tail(l, 40))
 		}
 	})

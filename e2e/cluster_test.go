@@ -1,0 +1,373 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// cluster is three nodes: three Kafka clusters of one broker each, whose node
+// ids, ports, cluster ids and topic ids have nothing in common, and three
+// proxies that make them one.
+type cluster struct {
+	t     *testing.T
+	dir   string
+	nodes []*node
+}
+
+// healthyWithin bounds every wait for health. A broker that was killed needs
+// about 4 s to serve again on an idle machine.
+const healthyWithin = 90 * time.Second
+
+// newCluster starts everything and returns when status calls it healthy.
+func newCluster(t *testing.T) *cluster {
+	t.Helper()
+	c := &cluster{t: t, dir: runDir(t)}
+	groups, logStore := envInt(t, "E2E_GROUPS", 3), envOr("E2E_LOG_STORE", "wal")
+	bin := lockstepBinary(t)
+	begin := time.Now()
+	for i, brokerID := range []int{11, 27, 305} {
+		c.nodes = append(c.nodes, &node{
+			id: i + 1, bin: bin, dir: filepath.Join(c.dir, fmt.Sprintf("node%d", i+1)),
+			broker:    makeBroker(t, filepath.Join(c.dir, fmt.Sprintf("kafka%d", i+1)), brokerID),
+			kafkaPort: freePort(t), raftPort: freePort(t), adminPort: freePort(t),
+		})
+	}
+	t.Cleanup(func() {
+		for _, n := range c.nodes {
+			if n.proc != nil {
+				if err := n.proc.kill9(); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	c.startBrokers()
+	for _, n := range c.nodes {
+		if err := n.writeConfig(c.nodes, filepath.Base(c.dir), groups, logStore); err != nil {
+			t.Fatal(err)
+		}
+		n.startProxy(t)
+	}
+	c.waitHealthy()
+	t.Logf("three brokers and three proxies healthy after %s (raft.groups %d, log store %s)",
+		time.Since(begin).Round(100*time.Millisecond), groups, logStore)
+	return c
+}
+
+// startBrokers formats and starts the three brokers at the same time.
+func (c *cluster) startBrokers() {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), brokerReady)
+	defer cancel()
+	results := make(chan error, len(c.nodes))
+	for _, n := range c.nodes {
+		go func() {
+			if err := n.broker.format(ctx); err != nil {
+				results <- err
+				return
+			}
+			results <- n.broker.start(ctx)
+		}()
+	}
+	var err error
+	for range c.nodes {
+		err = errors.Join(err, <-results)
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// node returns the node with a Lockstep id.
+func (c *cluster) node(id int) *node { return c.nodes[id-1] }
+
+// others returns all nodes but one.
+func (c *cluster) others(id int) []*node {
+	var out []*node
+	for _, n := range c.nodes {
+		if n.id != id {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// bootstrap lists the proxies' addresses.
+func (c *cluster) bootstrap() []string {
+	var out []string
+	for _, n := range c.nodes {
+		out = append(out, n.kafkaAddr())
+	}
+	return out
+}
+
+// killNode is kill -9 of the proxy and its broker together.
+func (c *cluster) killNode(id int) {
+	c.t.Helper()
+	n := c.node(id)
+	// Both get the signal before either is waited for.
+	errs := errors.Join(n.proc.signal(9), n.broker.proc.signal(9), n.proc.kill9(), n.broker.proc.kill9())
+	if errs != nil {
+		c.t.Fatal(errs)
+	}
+}
+
+// restartNode starts broker and proxy again at the same time, on their disks,
+// and waits for neither.
+func (c *cluster) restartNode(id int) {
+	c.t.Helper()
+	n := c.node(id)
+	if err := n.broker.spawn(); err != nil {
+		c.t.Fatal(err)
+	}
+	n.startProxy(c.t)
+}
+
+// waitHealthy returns when every node's own /status and the status command's
+// exit code say healthy.
+func (c *cluster) waitHealthy() {
+	c.t.Helper()
+	waitFor(c.t, "a healthy cluster", healthyWithin, func(ctx context.Context) error {
+		for _, n := range c.nodes {
+			if !n.running() {
+				return fmt.Errorf("lockstep of node %d is not running", n.id)
+			}
+			s, err := n.status(ctx)
+			if err != nil {
+				return err
+			}
+			if !s.Healthy {
+				b, _ := json.Marshal(s)
+				return fmt.Errorf("node %d says the cluster is not healthy: %s", n.id, b)
+			}
+			// Believed only when the parts agree with the verdict.
+			if err := s.complete(len(c.nodes)); err != nil {
+				return fmt.Errorf("node %d says healthy, but %w", n.id, err)
+			}
+		}
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		_, err := c.nodes[0].cli(ctx, "status", "-o", "json")
+		return err
+	})
+}
+
+// complete returns an error when a status that calls itself healthy is not.
+func (s *status) complete(nodes int) error {
+	if len(s.Nodes) != nodes {
+		return fmt.Errorf("it lists %d nodes", len(s.Nodes))
+	}
+	for _, n := range s.Nodes {
+		if !n.Alive || n.Broker.State != "up" || n.Problem != "" {
+			return fmt.Errorf("node %d: alive %t, broker %q, problem %q", n.ID, n.Alive, n.Broker.State, n.Problem)
+		}
+	}
+	if len(s.Groups) == 0 {
+		return errors.New("it lists no group")
+	}
+	for _, g := range s.Groups {
+		if g.Leader <= 0 {
+			return fmt.Errorf("group %d has no leader", g.Group)
+		}
+	}
+	return nil
+}
+
+// verify runs "lockstep verify" and fails the test unless the brokers' logs
+// are identical.
+func (c *cluster) verify() {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 2*time.Minute)
+	defer cancel()
+	begin := time.Now()
+	out, err := c.nodes[0].cli(ctx, "verify", "-o", "json")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var v struct {
+		Identical bool `json:"identical"`
+	}
+	if err := json.Unmarshal([]byte(out), &v); err != nil {
+		c.t.Fatalf("read output of lockstep verify: %v\n%s", err, lastBytes(out, 2000))
+	}
+	if !v.Identical {
+		c.t.Fatalf("lockstep verify exits 0 and says the logs differ: %s", lastBytes(out, 2000))
+	}
+	c.t.Logf("lockstep verify: identical (%s)", time.Since(begin).Round(time.Millisecond))
+}
+
+// createTopic creates a topic through one proxy and returns when every proxy
+// that runs announces a leader for each partition.
+func (c *cluster) createTopic(via *node, topic string, partitions int32) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 30*time.Second)
+	defer cancel()
+	if err := createTopic(ctx, via.kafkaAddr(), topic, partitions, 3); err != nil {
+		c.t.Fatal(err)
+	}
+	c.waitLed(topic, partitions)
+}
+
+// waitLed returns when every running proxy announces a leader for every
+// partition.
+func (c *cluster) waitLed(topic string, partitions int32) {
+	c.t.Helper()
+	waitFor(c.t, "leaders of "+topic, 30*time.Second, func(ctx context.Context) error {
+		for _, n := range c.nodes {
+			if !n.running() {
+				continue
+			}
+			if _, err := partitionLeaders(ctx, n, topic, partitions); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// partitionLeaders returns each partition's leader as one proxy announces it to
+// clients, or an error when one has none.
+func partitionLeaders(ctx context.Context, via *node, topic string, partitions int32) (map[int32]int, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	md, err := metadata(ctx, via.kafkaAddr(), topic)
+	if err != nil {
+		return nil, err
+	}
+	m := map[int32]int{}
+	for _, p := range md.Topics[0].Partitions {
+		if p.ErrorCode == 0 && p.Leader > 0 {
+			m[p.Partition] = int(p.Leader)
+		}
+	}
+	if len(m) != int(partitions) {
+		return nil, fmt.Errorf("node %d announces leaders for %d of %d partitions of %s", via.id, len(m), partitions, topic)
+	}
+	return m, nil
+}
+
+// ledBy returns the partitions of a topic that node id leads.
+func ledBy(leaders map[int32]int, id int) []int32 {
+	var out []int32
+	for p := range int32(len(leaders)) {
+		if leaders[p] == id {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// leaders returns the leaders on which every running node agrees.
+func (c *cluster) leaders(ctx context.Context) (map[int]int, error) {
+	var agreed map[int]int
+	for _, n := range c.nodes {
+		if !n.running() {
+			continue
+		}
+		s, err := n.status(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if l := s.leaders(); agreed == nil {
+			agreed = l
+		} else if !maps.Equal(agreed, l) {
+			return nil, fmt.Errorf("node %d says the leaders are %v, another node says %v", n.id, l, agreed)
+		}
+	}
+	return agreed, nil
+}
+
+// readBrokers reads a topic from each given node's broker directly, going
+// around Lockstep, and requires gapless offsets and the same records on each.
+func (c *cluster) readBrokers(nodes []*node, topic string, partitions int32) map[int]dump {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 3*time.Minute)
+	defer cancel()
+	dumps := map[int]dump{}
+	for _, n := range nodes {
+		d, err := readBroker(ctx, n.broker.addr(), topic, partitions)
+		if err != nil {
+			c.t.Fatalf("node %d: %v", n.id, err)
+		}
+		if err := d.gapless(); err != nil {
+			c.t.Errorf("broker of node %d: %v", n.id, err)
+		}
+		dumps[n.id] = d
+		if err := sameDump(dumps[nodes[0].id], d, partitions); err != nil {
+			c.t.Errorf("brokers of node %d and %d differ in %s: %v", nodes[0].id, n.id, topic, err)
+		}
+	}
+	return dumps
+}
+
+// waitBrokersHold returns when the given nodes' brokers have the end offsets
+// wanted, asked directly.
+func (c *cluster) waitBrokersHold(nodes []*node, topic string, ends map[int32]int64) {
+	c.t.Helper()
+	waitFor(c.t, "the records on each broker", 30*time.Second, func(ctx context.Context) error {
+		for _, n := range nodes {
+			for p, want := range ends {
+				got, err := endOffset(ctx, n.broker.addr(), topic, p)
+				if err != nil {
+					return err
+				}
+				if got < want {
+					return fmt.Errorf("broker of node %d ends at %d/%d, want %d", n.id, p, got, want)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// logLines returns the lines of all nodes' logs that hold s, node by node.
+func (c *cluster) logLines(s string) []string {
+	var out []string
+	for _, n := range c.nodes {
+		out = append(out, n.logLines(s)...)
+	}
+	return out
+}
+
+// logLines returns the lines of the node's log that hold s. A log that cannot
+// be read has none.
+func (n *node) logLines(s string) []string {
+	b, _ := os.ReadFile(n.logFile())
+	var out []string
+	for line := range strings.Lines(string(b)) {
+		if strings.Contains(line, s) {
+			out = append(out, strings.TrimSpace(line))
+		}
+	}
+	return out
+}
+
+// ready returns an error unless /livez and /readyz both answer 200.
+func (n *node) ready(ctx context.Context) error {
+	for _, path := range []string{"/livez", "/readyz"} {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.adminAddr()+path, nil)
+		if err != nil {
+			return err
+		}
+		resp, err := adminClient.Do(req)
+		if err != nil {
+			return err
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("node %d: %s answers %s", n.id, path, resp.Status)
+		}
+	}
+	return nil
+}
