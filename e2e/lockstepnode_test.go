@@ -186,12 +186,13 @@ type status struct {
 	Groups             []raftGroupStatus `json:"groups"`
 	PartitionsNotReady int               `json:"partitions_not_ready"`
 	Healthy            bool              `json:"healthy"`
+	Problems           []string          `json:"problems"`
 }
 
 type nodeStatus struct {
 	ID          int    `json:"id"`
 	Alive       bool   `json:"alive"`
-	Kafka       string `json:"kafka"`
+	Kafka       any    `json:"kafka"` // advertised addresses
 	Incarnation any    `json:"incarnation"`
 	Problem     string `json:"problem"`
 	Broker      struct {
