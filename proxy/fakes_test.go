@@ -202,6 +202,7 @@ type appendCall struct {
 	topic     string
 	partition int32
 	batch     []byte
+	deadline  time.Time
 }
 
 type appendJob struct {
@@ -221,7 +222,7 @@ func (p *fakeProducer) close() {
 }
 
 func (p *fakeProducer) Append(topic *Topic, partition int32, batch []byte, deadline time.Time, done func(AppendResult)) {
-	call := appendCall{topic.Name, partition, batch}
+	call := appendCall{topic.Name, partition, batch, deadline}
 	p.mu.Lock()
 	p.calls = append(p.calls, call)
 	p.jobs = append(p.jobs, appendJob{call, done})

@@ -1,0 +1,252 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstep/kafkawire"
+)
+
+// fuzzCluster keeps its one topic whatever is asked.
+type fuzzCluster struct{ *fakeCluster }
+
+func (fuzzCluster) CreateTopic(context.Context, TopicSpec) error {
+	return &KafkaError{Code: kerr.PolicyViolation.Code, Message: "no"}
+}
+func (fuzzCluster) DeleteTopic(context.Context, string) error             { return context.Canceled }
+func (fuzzCluster) CreatePartitions(context.Context, string, int32) error { return nil }
+
+func (fuzzCluster) EndOffset(context.Context, *Topic, int32, bool) (int64, error) { return 5, nil }
+
+// fuzzProducer checks what it is given and acknowledges.
+type fuzzProducer struct {
+	mu  sync.Mutex
+	bad []byte // the first batch that should not have come here
+}
+
+func (p *fuzzProducer) Append(topic *Topic, partition int32, batch []byte, deadline time.Time, done func(AppendResult)) {
+	checked, refusal := kafkawire.CheckProduce(batch, kafkawire.Limits{MaxBatchBytes: defaultMaxMessageBytes})
+	if refusal != nil || len(checked) != len(batch) || topic.Name != "orders" || partition != 0 {
+		p.mu.Lock()
+		if p.bad == nil {
+			p.bad = bytes.Clone(batch)
+		}
+		p.mu.Unlock()
+	}
+	go done(AppendResult{BaseOffset: 1, LogStartOffset: 0})
+}
+
+// fuzzBroker answers every request with an empty message, or with answer if it
+// is set. kfake is not used: hostile requests can bring it down.
+type fuzzBroker struct {
+	ln net.Listener
+
+	mu     sync.Mutex
+	answer []byte
+}
+
+func (b *fuzzBroker) serve() {
+	for {
+		nc, err := b.ln.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer nc.Close()
+			for {
+				frame, err := kafkawire.ReadFrame(nc, kafkawire.MaxFrameSize)
+				if err != nil {
+					return
+				}
+				h, _, err := kafkawire.ParseRequestHeader(frame)
+				if err != nil {
+					return
+				}
+				b.mu.Lock()
+				answer := b.answer
+				b.mu.Unlock()
+				out := kafkawire.AppendResponse(nil, h.Key, h.Version, h.CorrelationID, kmsg.ResponseForKey(h.Key))
+				if answer != nil {
+					out = kafkawire.AppendFrameSize(nil, 4+len(answer))
+					out = binary.BigEndian.AppendUint32(out, uint32(h.CorrelationID))
+					out = append(out, answer...)
+				}
+				if _, err := nc.Write(out); err != nil {
+					return
+				}
+			}
+		}()
+	}
+}
+
+type fuzzFixture struct {
+	*fixture
+	broker   *fuzzBroker
+	producer *fuzzProducer
+}
+
+func newFuzzFixture(f *testing.F) *fuzzFixture {
+	f.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { ln.Close() })
+	broker := &fuzzBroker{ln: ln}
+	go broker.serve()
+	fx := &fuzzFixture{fixture: &fixture{log: &logBuffer{}, cluster: newFakeCluster(ln.Addr().String())}, broker: broker, producer: &fuzzProducer{}}
+	fx.cluster.update(func(v *View) {
+		v.Topics["orders"] = &Topic{ID: 1, Name: "orders", Partitions: []Partition{{Leader: 1, Replicas: []int32{1, 2, 3}}}}
+	})
+	srv, err := New(Config{
+		Listeners: []Listener{{Name: testListener, Addr: "127.0.0.1:0"}},
+		Upstream:  ln.Addr().String(),
+		Topics:    Topics{AutoCreate: true},
+		Limits:    Limits{PartialRequestTimeout: time.Second, UpstreamTimeout: time.Second},
+		Logger:    hclog.New(&hclog.LoggerOptions{Level: hclog.Error, Output: fx.log}),
+	}, fuzzCluster{fx.cluster}, fx.producer)
+	if err != nil {
+		f.Fatal(err)
+	}
+	if err := srv.Listen(); err != nil {
+		f.Fatal(err)
+	}
+	go srv.Serve()
+	f.Cleanup(func() { srv.Close() })
+	fx.srv, fx.addr = srv, srv.Addrs()[0].String()
+	return fx
+}
+
+// exchange sends bytes on a connection of their own, reads until answers stop
+// coming or the proxy closes, and waits until the connection is gone.
+func (fx *fuzzFixture) exchange(t *testing.T, data []byte, answers int) {
+	t.Helper()
+	nc, err := net.Dial("tcp", fx.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	nc.SetDeadline(time.Now().Add(patience))
+	go nc.Write(data)
+	for range answers {
+		if _, err := kafkawire.ReadResponseFrame(nc, kafkawire.MaxFrameSize); err != nil {
+			break
+		}
+	}
+	nc.(*net.TCPConn).CloseWrite()
+	if _, err := io.Copy(io.Discard, nc); isTimeout(err) {
+		t.Fatal("the connection hangs")
+	}
+	nc.Close()
+	eventually(t, "the connection to end", func() bool { return len(fx.srv.snapshot()) == 0 })
+	if got := fx.log.lines(); len(got) != 0 {
+		t.Fatalf("the log has errors: %q", got)
+	}
+	fx.producer.mu.Lock()
+	defer fx.producer.mu.Unlock()
+	if fx.producer.bad != nil {
+		t.Fatalf("a batch that does not pass the checks was appended: %x", fx.producer.bad)
+	}
+	if used := fx.srv.responses.inUse(); used != 0 {
+		t.Fatalf("%d bytes of the response budget are lost", used)
+	}
+}
+
+// FuzzRouter sends arbitrary bytes as one frame of an API and version, followed
+// by a request that is good. Nothing panics, nothing hangs, and nothing is
+// appended that does not pass CheckProduce.
+func FuzzRouter(f *testing.F) {
+	fx := newFuzzFixture(f)
+	for _, api := range kafkawire.Served() {
+		for version := api.Min; version <= api.Max; version++ {
+			req := kmsg.RequestForKey(api.Key)
+			req.SetVersion(version)
+			f.Add(frameOf(req)[4:])
+		}
+	}
+	f.Add(frameOf(produceTo("orders", 0, batchOf("a", "b")))[4:])
+	f.Add(frameOf(fetchOf(0, fetchPart{name: "orders"}))[4:])
+	f.Add(frameOf(listOffsetsOf("orders", 0, -1))[4:])
+	f.Add(frameOf(metadataOf(true, "orders", "new"))[4:])
+	f.Add(frameOf(newTopicOf("new", 1, 1, setting("retention.ms", "1"), assignment(0, 1)))[4:])
+	for _, row := range groupRequests("g") {
+		f.Add(frameOf(row.req)[4:])
+	}
+	good := frameOf(kmsg.NewPtrApiVersionsRequest())
+	f.Fuzz(func(t *testing.T, body []byte) {
+		frame := append(kafkawire.AppendFrameSize(nil, len(body)), body...)
+		fx.exchange(t, append(frame, good...), 2)
+	})
+}
+
+// FuzzStream sends arbitrary bytes as they are.
+func FuzzStream(f *testing.F) {
+	fx := newFuzzFixture(f)
+	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"))
+	f.Add([]byte{0x16, 3, 1, 2, 0})
+	two := frameOf(kmsg.NewPtrApiVersionsRequest())
+	f.Add(append(two, frameOf(produceTo("orders", 0, batchOf("a")))...))
+	f.Fuzz(func(t *testing.T, data []byte) { fx.exchange(t, data, 1) })
+}
+
+// FuzzBrokerAnswer lets the broker answer arbitrary bytes to a request of every
+// kind that reads the answer. Clients get an answer or a closed connection.
+func FuzzBrokerAnswer(f *testing.F) {
+	fx := newFuzzFixture(f)
+	requests := []kmsg.Request{
+		fetchOf(0, fetchPart{name: "orders"}),
+		fetchOf(0, fetchPart{name: "orders"}, fetchPart{name: "nowhere"}),
+		listOffsetsOf("orders", 0, -1),
+		groupRequests("g")[kmsg.OffsetCommit].req,
+		groupRequests("g")[kmsg.OffsetFetch].req,
+		groupRequests("g")[kmsg.DescribeGroups].req,
+		groupRequests("g")[kmsg.JoinGroup].req,
+		kmsg.NewPtrListGroupsRequest(),
+		func() kmsg.Request {
+			req := kmsg.NewPtrDescribeConfigsRequest()
+			res := kmsg.NewDescribeConfigsRequestResource()
+			res.ResourceType, res.ResourceName = kmsg.ConfigResourceTypeBroker, "1"
+			req.Resources = append(req.Resources, res)
+			return req
+		}(),
+	}
+	for i, req := range requests {
+		api, ok := kafkawire.Lookup(req.Key())
+		if !ok {
+			f.Fatalf("%s is not served", kmsg.NameForKey(req.Key()))
+		}
+		for version := api.Min; version <= api.Max; version++ {
+			resp := req.ResponseKind()
+			resp.SetVersion(version)
+			if fr, ok := resp.(*kmsg.FetchResponse); ok {
+				ft := kmsg.NewFetchResponseTopic()
+				ft.Topic = "orders"
+				fp := kmsg.NewFetchResponseTopicPartition()
+				fp.ErrorCode = kerr.OffsetOutOfRange.Code
+				ft.Partitions = append(ft.Partitions, fp)
+				fr.Topics = append(fr.Topics, ft)
+			}
+			answer := kafkawire.AppendResponse(nil, req.Key(), version, 0, resp)[8:]
+			f.Add(uint8(i), uint8(version), answer)
+		}
+	}
+	f.Fuzz(func(t *testing.T, which, version uint8, answer []byte) {
+		req := requests[int(which)%len(requests)]
+		api, _ := kafkawire.Lookup(req.Key())
+		req.SetVersion(api.Min + int16(version)%(api.Max-api.Min+1))
+		fx.broker.mu.Lock()
+		fx.broker.answer = append([]byte{}, answer...)
+		fx.broker.mu.Unlock()
+		fx.exchange(t, frameOf(req), 1)
+	})
+}
