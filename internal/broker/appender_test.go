@@ -333,3 +333,55 @@ func TestAppenderClose(t *testing.T) {
 		t.Fatalf("session after Close: %v", err)
 	}
 }
+
+// idleSession is a session whose goroutines do not run, over a pipe.
+func idleSession(t *testing.T) *Session {
+	t.Helper()
+	ours, theirs := net.Pipe()
+	t.Cleanup(func() { _ = theirs.Close() })
+	cfg := Config{}.withDefaults()
+	s, err := newSession(&cfg, &conn{
+		nc:       ours,
+		format:   kmsg.NewRequestFormatter(),
+		versions: versions{0: {MaxVersion: 9}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// A request that was made but not written when the connection went is not
+// sent, and the writer does not write it any more.
+func TestAppendLostBeforeWriting(t *testing.T) {
+	s := idleSession(t)
+	c := newCollector()
+	s.Append(Append{testTopic, 0, makeBatch(0, 1, 10)}, c.done(0))
+	r := s.take(false)
+	s.fail(net.ErrClosed)
+	s.drain()
+	if got := c.next(t); !errors.Is(got.Err, ErrNotSent) || errors.Is(got.Err, ErrConnLost) {
+		t.Fatalf("result %+v", got)
+	}
+	if s.send(r) || r.written {
+		t.Fatal("written after the loss was reported")
+	}
+}
+
+// What is queued between the loss and its report comes after what was queued
+// before.
+func TestAppendDuringLoss(t *testing.T) {
+	for range 200 {
+		s := idleSession(t)
+		c := newCollector()
+		s.Append(Append{testTopic, 0, nil}, c.done(0))
+		s.fail(net.ErrClosed)
+		s.Append(Append{testTopic, 0, nil}, c.done(1))
+		s.drain()
+		for i := range 2 {
+			if got := c.next(t); got.tag != i || !errors.Is(got.Err, ErrNotSent) {
+				t.Fatalf("result %d: %+v", i, got)
+			}
+		}
+	}
+}

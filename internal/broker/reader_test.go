@@ -232,3 +232,37 @@ func TestWalkTruncated(t *testing.T) {
 		}
 	}
 }
+
+// Some brokers cut even the first batch at the size asked for.
+func TestReaderAsksForMore(t *testing.T) {
+	cluster, addr := newBroker(t)
+	batch := makeBatch(0, 1, 3*streamFetch)
+	cluster.ControlKey(int16(kmsg.Fetch), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		asked := int(kreq.(*kmsg.FetchRequest).Topics[0].Partitions[0].PartitionMaxBytes)
+		resp := kreq.ResponseKind().(*kmsg.FetchResponse)
+		rp := kmsg.NewFetchResponseTopicPartition()
+		rp.RecordBatches = batch[:min(asked, len(batch))]
+		rt := kmsg.NewFetchResponseTopic()
+		rt.Topic = testTopic
+		rt.Partitions = append(rt.Partitions, rp)
+		resp.Topics = append(resp.Topics, rt)
+		return resp, nil, true
+	})
+	r := newReader(t, addr)
+	got, err := r.LastBatch(testContext(t), testTopic, 0, 1)
+	if err != nil || !bytes.Equal(got, batch) {
+		t.Fatalf("last batch: %d of %d bytes, %v", len(got), len(batch), err)
+	}
+	calls := 0
+	err = r.Batches(testContext(t), testTopic, 0, 0, 1, func(b []byte) error {
+		calls++
+		if !bytes.Equal(b, batch) {
+			t.Errorf("%d of %d bytes", len(b), len(batch))
+		}
+		return nil
+	})
+	if err != nil || calls != 1 {
+		t.Fatalf("stream: %d batches, %v", calls, err)
+	}
+}

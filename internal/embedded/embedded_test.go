@@ -269,6 +269,7 @@ func TestGuard(t *testing.T) {
 		"unknown version": {0, 0, 0, 10, 0, 3, 0, 99, 0, 0, 0, 1, 0xff, 0xff},
 		"negative":        {0, 0, 0, 10, 0, 3, 0xff, 0xff, 0, 0, 0, 1, 0xff, 0xff},
 		"HTTP":            []byte("GET / HTTP/1.1\r\n\r\n"),
+		"huge":            {0x7f, 0xff, 0xff, 0xff, 0, 3, 0, 1, 0, 0, 0, 1, 0xff, 0xff},
 		"too short":       {0, 0, 0, 2, 0, 3, 0, 1, 1, 1, 1, 1},
 	} {
 		conn, err := net.Dial("tcp", addr)
