@@ -2,11 +2,13 @@ package admin
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 
 	"lockstep/fsm"
 	"lockstep/kafkawire"
@@ -20,18 +22,27 @@ type PartitionInfo struct {
 	Group     uint32 `json:"group"`
 	End       int64  `json:"end"`  // next offset
 	Hash      string `json:"hash"` // chain over everything below End
+	// Compacted topics lose records on each broker by itself.
+	Compacted bool `json:"compacted,omitempty"`
 }
 
 // BatchDigest is one batch of the broker's log. Base offset, length, CRC and
 // the body's checksum are compared; the leader epoch is the broker's own.
 type BatchDigest struct {
 	Base   int64  `json:"base"`
-	Count  int32  `json:"count"`
+	Last   int64  `json:"last"`  // offset of the last record
+	Count  int32  `json:"count"` // records, fewer than offsets after compaction
 	Length int    `json:"length"`
 	CRC    uint32 `json:"crc"`
 	OK     bool   `json:"ok"`   // the body has that CRC
 	Hash   string `json:"hash"` // chain up to and with this batch, if the log begins at 0
+	// Horizon says that the log cleaner has stamped the batch with the time
+	// its tombstones go, which is each broker's own (KIP-534).
+	Horizon bool `json:"horizon,omitempty"`
 }
+
+// attrDeleteHorizon is Kafka's DefaultRecordBatch.DELETE_HORIZON_FLAG_MASK.
+const attrDeleteHorizon = 1 << 6
 
 // LogDigest is the first line of an answer to /digest.
 type LogDigest struct {
@@ -42,26 +53,30 @@ type LogDigest struct {
 // partitions lists what this node's state machines hold.
 func (s *Server) partitions(w http.ResponseWriter, _ *http.Request) {
 	out := []PartitionInfo{}
+	compacted := make(map[uint64]bool)
+	s.node.Catalog().Read(func(st *fsm.Group) {
+		for id, t := range st.Catalog.Topics {
+			compacted[id] = strings.Contains(t.Config["cleanup.policy"], "compact")
+		}
+	})
 	for _, g := range s.node.Groups() {
 		g.Read(func(st *fsm.Group) {
 			for tp, p := range st.Partitions {
 				out = append(out, PartitionInfo{Topic: p.Name, TopicID: tp.Topic, Partition: tp.Partition,
-					Group: st.ID, End: p.NextOffset, Hash: hashText(p.Hash)})
+					Group: st.ID, End: p.NextOffset, Hash: hashText(p.Hash), Compacted: compacted[tp.Topic]})
 			}
 		})
 	}
 	slices.SortFunc(out, func(a, b PartitionInfo) int {
-		if a.TopicID != b.TopicID {
-			return int(int64(a.TopicID) - int64(b.TopicID))
-		}
-		return int(a.Partition - b.Partition)
+		return cmp.Or(cmp.Compare(a.TopicID, b.TopicID), cmp.Compare(a.Partition, b.Partition))
 	})
 	writeJSON(w, http.StatusOK, out)
 }
 
 func hashText(h uint64) string { return fmt.Sprintf("%016x", h) }
 
-// digest streams one line per batch of a partition of the local broker.
+// digest streams one line per batch of a partition of the local broker, or,
+// with ends=true, only says where its log starts and ends.
 func (s *Server) digest(w http.ResponseWriter, r *http.Request) {
 	topic := r.URL.Query().Get("topic")
 	partition, err := strconv.ParseInt(r.URL.Query().Get("partition"), 10, 32)
@@ -82,14 +97,18 @@ func (s *Server) digest(w http.ResponseWriter, r *http.Request) {
 		return // the client is gone
 	}
 	var chain uint64
-	if start < end {
+	if start < end && r.URL.Query().Get("ends") != "true" {
 		err = s.broker.Batches(ctx, topic, int32(partition), start, end, func(raw []byte) error {
 			b, rest, err := kafkawire.ParseBatch(raw)
-			if err != nil || len(rest) > 0 {
+			if err != nil {
 				return fmt.Errorf("unreadable batch: %w", err)
 			}
+			if len(rest) > 0 {
+				return fmt.Errorf("unreadable batch: %d bytes follow the one at %d", len(rest), b.BaseOffset())
+			}
 			chain = fsm.ChainHash(chain, b.BaseOffset(), len(b), b.CRC())
-			d := BatchDigest{Base: b.BaseOffset(), Count: b.Count(), Length: len(b), CRC: b.CRC(), OK: b.ChecksumOK()}
+			d := BatchDigest{Base: b.BaseOffset(), Last: b.BaseOffset() + int64(b.LastOffsetDelta()), Count: b.Count(),
+				Length: len(b), CRC: b.CRC(), OK: b.ChecksumOK(), Horizon: b.Attributes()&attrDeleteHorizon != 0}
 			if start == 0 {
 				d.Hash = hashText(chain)
 			}

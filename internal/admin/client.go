@@ -1,0 +1,207 @@
+package admin
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"lockstep/internal/cluster"
+)
+
+const (
+	askTimeout = 10 * time.Second
+	// maxAnswer bounds a status or a list of partitions: about 100,000
+	// partitions.
+	maxAnswer = 32 << 20
+	// maxLine bounds one line of a digest, which is some 200 bytes.
+	maxLine = 4 << 10
+	// stallTimeout ends a digest of which nothing more comes: longer than the
+	// node waits for its broker.
+	stallTimeout = 45 * time.Second
+)
+
+// ErrStalled is returned when a node stops sending in the middle of a digest.
+var ErrStalled = errors.New("the node sends nothing more")
+
+// Client asks nodes' admin ports. Safe for use by many goroutines.
+type Client struct{ http *http.Client }
+
+// NewClient returns a client without connections.
+func NewClient() *Client {
+	t := &http.Transport{DialContext: (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
+		ResponseHeaderTimeout: stallTimeout, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute}
+	return &Client{http: &http.Client{Transport: t}}
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Status returns what a node says of the cluster, decoded and as it was sent.
+func (c *Client) Status(ctx context.Context, addr string) (st cluster.Status, raw []byte, err error) {
+	raw, err = c.ask(ctx, addr, "/status", nil)
+	if err == nil {
+		err = json.Unmarshal(raw, &st)
+	}
+	if err != nil {
+		return st, nil, fmt.Errorf("ask %s for its status: %w", addr, err)
+	}
+	return st, raw, nil
+}
+
+// Partitions returns what a node's state machines hold.
+func (c *Client) Partitions(ctx context.Context, addr string) ([]PartitionInfo, error) {
+	var out []PartitionInfo
+	raw, err := c.ask(ctx, addr, "/partitions", nil)
+	if err == nil {
+		err = json.Unmarshal(raw, &out)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask %s for its partitions: %w", addr, err)
+	}
+	return out, nil
+}
+
+// LogEnds returns where a partition's log on the node's broker starts and ends.
+func (c *Client) LogEnds(ctx context.Context, addr, topic string, partition int32) (LogDigest, error) {
+	var out LogDigest
+	q := digestQuery(topic, partition)
+	q.Set("ends", "true")
+	raw, err := c.ask(ctx, addr, "/digest", q)
+	if err == nil {
+		err = json.Unmarshal(raw, &out)
+	}
+	if err != nil {
+		return out, fmt.Errorf("ask %s for the ends of %s/%d: %w", addr, topic, partition, err)
+	}
+	return out, nil
+}
+
+func digestQuery(topic string, partition int32) url.Values {
+	return url.Values{"topic": {topic}, "partition": {strconv.Itoa(int(partition))}}
+}
+
+func (c *Client) ask(ctx context.Context, addr, path string, q url.Values) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	resp, err := c.get(ctx, addr, path, q)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err == nil && len(raw) > maxAnswer {
+		err = fmt.Errorf("the answer is above %d bytes", maxAnswer)
+	}
+	return raw, err
+}
+
+// get returns an answer with status 200. The caller closes its body.
+func (c *Client) get(ctx context.Context, addr, path string, q url.Values) (*http.Response, error) {
+	u := url.URL{Scheme: "http", Host: addr, Path: path, RawQuery: q.Encode()}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var ue *url.Error
+		if errors.As(err, &ue) {
+			err = ue.Err // the caller names the address
+		}
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxLine)) // what came is told
+	var body struct {
+		Error string `json:"error"`
+	}
+	if json.Unmarshal(text, &body) == nil && body.Error != "" {
+		return nil, errors.New(body.Error)
+	}
+	return nil, fmt.Errorf("HTTP %s: %s", resp.Status, strings.TrimSpace(string(text)))
+}
+
+// Digest is a partition's log on a node's broker, read batch by batch. It
+// belongs to one goroutine.
+type Digest struct {
+	LogDigest
+	cancel context.CancelCauseFunc
+	ctx    context.Context
+	body   io.Closer
+	lines  *bufio.Scanner
+	stall  *time.Timer
+}
+
+// Digest opens the digest of a partition. It must be closed.
+func (c *Client) Digest(ctx context.Context, addr, topic string, partition int32) (*Digest, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	resp, err := c.get(ctx, addr, "/digest", digestQuery(topic, partition))
+	if err != nil {
+		cancel(nil)
+		return nil, fmt.Errorf("ask %s for the log of %s/%d: %w", addr, topic, partition, err)
+	}
+	d := &Digest{ctx: ctx, cancel: cancel, body: resp.Body, lines: bufio.NewScanner(resp.Body),
+		stall: time.AfterFunc(stallTimeout, func() { cancel(ErrStalled) })}
+	d.lines.Buffer(make([]byte, 0, maxLine), maxLine)
+	if err := d.line(&d.LogDigest); err != nil {
+		d.Close()
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, fmt.Errorf("read the log of %s/%d from %s: %w", topic, partition, addr, err)
+	}
+	return d, nil
+}
+
+// Next returns the next batch, io.EOF after the last.
+func (d *Digest) Next() (BatchDigest, error) {
+	var l digestLine
+	if err := d.line(&l); err != nil {
+		return BatchDigest{}, err
+	}
+	if l.Error != "" {
+		return BatchDigest{}, errors.New(l.Error)
+	}
+	return l.BatchDigest, nil
+}
+
+// digestLine is a batch, or why no more follow.
+type digestLine struct {
+	BatchDigest
+	Error string `json:"error,omitempty"`
+}
+
+func (d *Digest) line(v any) error {
+	d.stall.Reset(stallTimeout)
+	ok := d.lines.Scan()
+	d.stall.Stop()
+	if !ok {
+		if cause := context.Cause(d.ctx); cause != nil {
+			return cause
+		}
+		if err := d.lines.Err(); err != nil {
+			return err
+		}
+		return io.EOF
+	}
+	return json.Unmarshal(d.lines.Bytes(), v)
+}
+
+// Close ends the request.
+func (d *Digest) Close() {
+	d.stall.Stop()
+	d.cancel(nil)
+	_ = d.body.Close()
+}
