@@ -128,7 +128,7 @@ func Default() Config {
 			LogStore:             LogStoreWAL,
 			HeartbeatTimeout:     250 * time.Millisecond,
 			ElectionTimeout:      250 * time.Millisecond,
-			LeaderLeaseTimeout:   125 * time.Millisecond,
+			LeaderLeaseTimeout:   250 * time.Millisecond,
 			CommitTimeout:        50 * time.Millisecond,
 			MaxInflightEntries:   8,
 			BatchBytes:           256 * KiB,

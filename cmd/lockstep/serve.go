@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -38,8 +39,25 @@ func serveCommand() *cobra.Command {
 	return cmd
 }
 
+// chatter is what hashicorp/raft repeats several times a second while a peer
+// is away. The transport and the status say it once.
+var chatter = []string{
+	"failed to heartbeat to", "failed to appendEntries to", "failed to contact", "failed to pipeline appendEntries",
+	"failed to make requestVote RPC", "failed to get peer's address", "aborting pipeline replication", "pipelining replication",
+	"added peer, starting replication", "rejecting pre-vote request since we have a leader", "rejecting vote request since we have a leader",
+}
+
+// exclude keeps the chatter out of the log, unless it is at level debug.
+func exclude(cfg configs.Log) func(hclog.Level, string, ...any) bool {
+	if hclog.LevelFromString(cfg.Level) <= hclog.Debug {
+		return nil
+	}
+	return func(_ hclog.Level, msg string, _ ...any) bool { return slices.Contains(chatter, msg) }
+}
+
 func newLogger(cfg configs.Log) hclog.Logger {
 	return hclog.New(&hclog.LoggerOptions{
+		Exclude:    exclude(cfg),
 		Name:       "lockstep",
 		Level:      hclog.LevelFromString(cfg.Level),
 		JSONFormat: cfg.Format == configs.LogFormatJSON,

@@ -29,6 +29,8 @@ type app struct {
 	cluster *cluster.Cluster
 	proxy   *proxy.Server
 	admin   *admin.Server
+
+	serving chan error // what ended the Kafka listeners; nil before open
 }
 
 var (
@@ -138,7 +140,9 @@ func (n *app) open() error {
 	}
 	n.log.Info("serving", "node", n.cfg.Node.ID, "version", version, "kafka", fmt.Sprint(n.proxy.Addrs()),
 		"broker", n.cfg.Broker.BootstrapServer, "raft", n.cfg.Raft.Listen, "admin", n.cfg.Admin.Listen)
-	return n.proxy.Serve()
+	n.serving = make(chan error, 1)
+	go func() { n.serving <- n.proxy.Serve() }()
+	return nil
 }
 
 // drain hands leadership over and lets clients finish.
@@ -155,6 +159,11 @@ func (n *app) close() error {
 	var errs []error
 	if n.proxy != nil {
 		errs = append(errs, n.proxy.Close())
+	}
+	if n.serving != nil {
+		if err := <-n.serving; !errors.Is(err, proxy.ErrServerClosed) {
+			errs = append(errs, err)
+		}
 	}
 	errs = append(errs, n.admin.Close(), n.cluster.Close(), n.applier.Close(), n.node.Close(), n.broker.Close())
 	return errors.Join(errs...)

@@ -129,6 +129,9 @@ func (c *Cluster) nodeStatus(id int32, a *Announcement, reg *fsm.CatalogNode) No
 		return n
 	}
 	n.Alive, n.Version, n.Problem = true, a.Version, a.Problem
+	if reg == nil && n.Problem == "" {
+		n.Problem = "not in the catalog yet: clients are not told of it"
+	}
 	n.Broker = BrokerStatus{State: "down", Kind: a.Broker.Kind, Error: a.Broker.Error}
 	if a.Broker.Up {
 		n.Broker.State = "up"

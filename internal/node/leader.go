@@ -74,10 +74,9 @@ func lostSince(r *raft.Raft) time.Time {
 func (g *Group) why(first bool, old, leader int32) string {
 	g.mu.Lock()
 	note := g.note
-	g.note = transferNote{}
 	g.mu.Unlock()
 	switch {
-	case note.From == old && old != 0 && time.Since(note.at) < noteValid:
+	case note.From == old && note.To == leader && time.Since(note.at) < noteValid:
 		return fmt.Sprintf("node %d handed over: %s", old, note.Why)
 	case first:
 		return "first leader seen since this node started"

@@ -243,13 +243,19 @@ func (n *Node) Strangers() map[int32]string {
 	return out
 }
 
+// startGroups starts all groups side by side: each reads its log.
 func (n *Node) startGroups() error {
-	for _, g := range n.groups {
-		if err := g.start(n.ctx); err != nil {
-			return err
-		}
+	errs := make([]error, len(n.groups))
+	var wg sync.WaitGroup
+	for i, g := range n.groups {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			errs[i] = g.start(n.ctx)
+		}()
 	}
-	return nil
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // after returns a channel that fires after d, and how to forget it.
