@@ -227,7 +227,7 @@ func TestLoadIgnoresForeignVariables(t *testing.T) {
 
 func FuzzLoad(f *testing.F) {
 	f.Add([]byte(minimal), "raft.groups=8", "LOCKSTEP_LOG_LEVEL=debug")
-	f.Add(reference, "raft.peers=1=a:1,2=b:2", "LOCKSTEP_LISTENERS=A://:1,B://[::]:2")
+	f.Add([]byte("node.id: 1\nlog: {level: info}\n"), "raft.peers=1=a:1,2=b:2", "LOCKSTEP_LISTENERS=A://:1,B://[::]:2")
 	f.Add([]byte("a: &a [*a]\n<<: {b: 1}\n? [x]\n: y"), "limits.memory_budget=8EiB", "LOCKSTEP_=")
 	f.Add([]byte("raft: {peers: [{id: 1}, 2=x], groups: 99999999999, max_entry_bytes: 9223372036854775807}"), "=", "LOCKSTEP_RAFT_PEERS==")
 	f.Add([]byte("limits: {memory_budget: 9007199254740991KiB, max_inflight_bytes: 0}"), "node.id=-1", "X")
