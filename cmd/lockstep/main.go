@@ -40,7 +40,7 @@ func main() {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(serveCommand(), statusCommand(), versionCommand())
+	root.AddCommand(serveCommand(), statusCommand(), verifyCommand(), versionCommand())
 	err := root.Execute()
 	var f *failure
 	switch {
