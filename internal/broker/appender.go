@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -106,7 +105,7 @@ func (a *Appender) open() (*Session, error) {
 	c, err := dial(a.ctx, &a.cfg)
 	if err != nil {
 		if a.ctx.Err() != nil {
-			return nil, errors.Join(ErrClosed, err)
+			return nil, fmt.Errorf("%w: %w", ErrClosed, err)
 		}
 		return nil, err
 	}

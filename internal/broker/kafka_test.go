@@ -6,11 +6,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // These tests run against a real Apache Kafka broker of one node, named by
@@ -69,6 +71,14 @@ func TestKafkaBrokerDefaults(t *testing.T) {
 	warnings, err := a.SetBrokerDefaults(testContext(t))
 	if err != nil {
 		t.Fatal(err)
+	}
+	meta, err := a.metadata(testContext(t), []kmsg.MetadataRequestTopic{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := a.DescribeConfig(testContext(t), kmsg.ConfigResourceTypeBroker, strconv.Itoa(int(meta.Brokers[0].NodeID)))
+	if err != nil || config["producer.id.expiration.ms"] != producerExpiry {
+		t.Fatalf("producer.id.expiration.ms=%s, %v", config["producer.id.expiration.ms"], err)
 	}
 	kind, err := a.Describe(testContext(t))
 	if err != nil || kind == "unknown" {

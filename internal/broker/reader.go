@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -247,7 +246,7 @@ func (r *Reader) fetch(ctx context.Context, want scanRange) ([]byte, error) {
 			}
 			err := codeError(p.ErrorCode, nil)
 			if p.ErrorCode == kerr.OffsetOutOfRange.Code {
-				err = errors.Join(ErrNoBatch, err)
+				err = fmt.Errorf("%w: %w", ErrNoBatch, err)
 			}
 			return p.RecordBatches, err
 		}

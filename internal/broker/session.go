@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -258,7 +257,7 @@ func (r *request) deliver(resp *kmsg.ProduceResponse) error {
 		res, ok := results[p.tp]
 		if !ok {
 			missing = fmt.Errorf("%w: no Produce answer for %s/%d", ErrMalformed, p.tp.topic, p.tp.partition)
-			res = Result{Err: errors.Join(ErrConnLost, missing)}
+			res = Result{Err: fmt.Errorf("%w: %w", ErrConnLost, missing)}
 		}
 		p.done(res)
 	}
