@@ -31,7 +31,7 @@ type broker struct {
 	proc           *process
 }
 
-// brokerReady bounds a start: 1.3 s alone on an idle machine, 4 s after a
+// brokerReady bounds a start: 1.3 s alone on an idle machine, 5 s after a
 // kill -9, many times that when three start on two busy cores.
 const brokerReady = 90 * time.Second
 
@@ -94,8 +94,9 @@ func (b *broker) properties() string {
 		"share.coordinator.state.topic.min.isr=1",
 		// A broker that was killed may register again only when the session of
 		// its former life has ended; by default that alone takes 9 s.
-		"broker.session.timeout.ms=2500",
-		"broker.heartbeat.interval.ms=500",
+		// Shorter than 4 s and a busy machine fences a living broker.
+		"broker.session.timeout.ms=4000",
+		"broker.heartbeat.interval.ms=1000",
 		"num.network.threads=2",
 		"num.io.threads=4",
 		"log.cleaner.dedupe.buffer.size=8388608",

@@ -20,22 +20,29 @@ type javaProducer struct {
 	stderr *lines
 }
 
-// startJavaProducer sends rate records a second until stop.
-func startJavaProducer(t *testing.T, dir string, bootstrap []string, topic string, rate int) *javaProducer {
+// idempotentConfig writes a producer configuration for the verifiable producer,
+// whose own default is to retry nothing: it would report every record that a
+// planned change of leader touched as failed.
+func idempotentConfig(t *testing.T, dir string) string {
 	t.Helper()
-	// The tool's own default is no retry, which makes its producer a plain one.
-	conf := filepath.Join(dir, "java-producer.properties")
-	if err := os.WriteFile(conf, []byte(strings.Join([]string{
+	path := filepath.Join(dir, "java-producer.properties")
+	if err := os.WriteFile(path, []byte(strings.Join([]string{
 		"enable.idempotence=true", "retries=2147483647", "delivery.timeout.ms=120000",
 		"request.timeout.ms=10000", "retry.backoff.ms=50", "reconnect.backoff.ms=50", "reconnect.backoff.max.ms=200", "",
 	}, "\n")), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	return path
+}
+
+// startJavaProducer sends rate records a second until stop.
+func startJavaProducer(t *testing.T, dir string, bootstrap []string, topic string, rate int) *javaProducer {
+	t.Helper()
 	j := &javaProducer{stdout: newLines(), stderr: newLines()}
 	var err error
 	j.proc, err = kafka(t).startJava(dir, "org.apache.kafka.tools.VerifiableProducer", j.stdout, j.stderr,
 		"--bootstrap-server", strings.Join(bootstrap, ","), "--topic", topic, "--acks", "-1",
-		"--throughput", fmt.Sprint(rate), "--command-config", conf)
+		"--throughput", fmt.Sprint(rate), "--command-config", idempotentConfig(t, dir))
 	if err != nil {
 		t.Fatal(err)
 	}

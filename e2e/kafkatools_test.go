@@ -47,7 +47,8 @@ func parseAcks(out string) (acks []toolAck, failed int, err error) {
 func verifiableProducer(t *testing.T, ctx context.Context, dir, addr, topic string, count int) []toolAck {
 	t.Helper()
 	out, err := kafka(t).tool(ctx, dir, "org.apache.kafka.tools.VerifiableProducer",
-		"--bootstrap-server", addr, "--topic", topic, "--max-messages", fmt.Sprint(count), "--acks", "-1")
+		"--bootstrap-server", addr, "--topic", topic, "--max-messages", fmt.Sprint(count), "--acks", "-1",
+		"--command-config", idempotentConfig(t, dir))
 	if err != nil {
 		t.Fatal(err)
 	}

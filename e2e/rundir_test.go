@@ -36,19 +36,29 @@ func runDir(t *testing.T) string {
 			if strings.HasPrefix(filepath.Base(l), "StorageTool") {
 				continue
 			}
-			t.Logf("--- end of %s\n%s", l, tail(l, 40))
+			n := 60
+			if !strings.HasPrefix(filepath.Base(l), "lockstep") {
+				n = 8
+			}
+			t.Logf("--- end of %s\n%s", l, tail(l, n))
 		}
 	})
 	return dir
 }
 
-// tail returns the last n lines of a file.
+// tail returns the last n lines of a log.
 func tail(path string, n int) string {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return err.Error()
 	}
-	lines := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	var lines []string
+	for line := range strings.Lines(string(b)) {
+		// Kafka prints its whole configuration at every start, indented.
+		if !strings.HasPrefix(line, "\t") {
+			lines = append(lines, strings.TrimRight(line, "\n"))
+		}
+	}
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
