@@ -135,7 +135,7 @@ func Default() Config {
 			MaxEntryBytes:        8 * MiB,
 			SegmentBytes:         32 * MiB,
 			StoreTimeout:         5 * time.Second,
-			LeaderRebalanceDelay: 3 * time.Second,
+			LeaderRebalanceDelay: 10 * time.Second,
 		},
 		Limits: Limits{
 			MaxFrameBytes:                 8 * MiB,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -53,7 +54,8 @@ func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 	n.applier = apply.New(apply.Config{Broker: n.broker, DataDir: cfg.DataDir, Logger: log})
 	n.cluster = cluster.New(cluster.Config{
 		Self: cfg.Node.ID, ClusterID: cfg.Cluster.ID, Version: version, Peers: nodeCfg.Peers, Groups: nodeCfg.Groups,
-		Broker: n.broker.Report, BrokerChanged: n.broker.health.Changed,
+		MaxBatchBytes: int(cfg.Raft.MaxEntryBytes),
+		Broker:        n.broker.Report, BrokerChanged: n.broker.health.Changed,
 		UnreachableAfter: cfg.Broker.UnreachableAfter, RebalanceDelay: cfg.Raft.LeaderRebalanceDelay, Logger: log,
 	}, n.node, n.applier)
 	if n.proxy, err = proxy.New(proxyConfig(cfg, log, n.cluster), n.cluster, n.cluster); err != nil {
@@ -89,9 +91,24 @@ func nodeConfig(cfg configs.Config, log hclog.Logger) (node.Config, error) {
 		MaxAppendEntries: cfg.Raft.MaxAppendEntries, EntryBytes: int(cfg.Raft.BatchBytes),
 		MaxInFlightEntries: cfg.Raft.MaxInflightEntries, SegmentBytes: int(cfg.Raft.SegmentBytes),
 		StoreTimeout: cfg.Raft.StoreTimeout,
-		Self:         fsm.CatalogNode{Rack: cfg.Node.Rack, Listeners: advertised, Admin: cfg.Admin.Listen, Raft: peers[cfg.Node.ID]},
+		Self:         fsm.CatalogNode{Rack: cfg.Node.Rack, Listeners: advertised, Admin: adminAddress(cfg), Raft: peers[cfg.Node.ID]},
 		Logger:       log,
 	}, nil
+}
+
+// adminAddress is where the other nodes reach the admin port: as it listens,
+// with the node's own name for an address that stands for all interfaces.
+func adminAddress(cfg configs.Config) string {
+	host, port, err := net.SplitHostPort(cfg.Admin.Listen)
+	if err != nil {
+		return cfg.Admin.Listen
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		if own, _, err := net.SplitHostPort(cfg.Raft.Advertise); err == nil {
+			return net.JoinHostPort(own, port)
+		}
+	}
+	return cfg.Admin.Listen
 }
 
 func proxyConfig(cfg configs.Config, log hclog.Logger, c *cluster.Cluster) proxy.Config {

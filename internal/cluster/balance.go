@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"lockstep/fsm"
 	"lockstep/internal/node"
 )
 
@@ -87,11 +88,17 @@ func (c *Cluster) betterPlace(g *node.Group, l *node.Leadership, wellSince map[i
 		return 0, ""
 	}
 	home := c.home(g.ID)
-	if home == c.cfg.Self || time.Since(l.Since) < c.cfg.RebalanceDelay {
+	delay := c.cfg.RebalanceDelay
+	g.Read(func(s *fsm.Group) {
+		if len(s.Partitions) == 0 {
+			delay = 0 // nobody is served from here yet: nothing is disturbed
+		}
+	})
+	if home == c.cfg.Self || time.Since(l.Since) < delay {
 		return 0, ""
 	}
 	since, ok := wellSince[home]
-	if !ok || time.Since(since) < c.cfg.RebalanceDelay || !c.caughtUp(g, news[home]) {
+	if !ok || time.Since(since) < delay || !c.caughtUp(g, news[home]) {
 		return 0, ""
 	}
 	return home, "node " + itoa(home) + " is the group's home and is well"

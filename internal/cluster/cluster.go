@@ -37,6 +37,8 @@ type Config struct {
 	Peers     map[int32]string // raft address by node id
 	Groups    uint32
 
+	MaxBatchBytes int // a larger batch is refused before it is proposed
+
 	// Broker reports on the local broker; any goroutine.
 	Broker func() BrokerReport
 	// BrokerChanged returns a channel that is closed at the next change.

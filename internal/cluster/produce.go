@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,7 @@ import (
 const (
 	codeTimedOut      = 7  // REQUEST_TIMED_OUT
 	codeNotLeader     = 6  // NOT_LEADER_OR_FOLLOWER
+	codeTooLarge      = 10 // MESSAGE_TOO_LARGE
 	codeUnknownTopic  = 3  // UNKNOWN_TOPIC_OR_PARTITION
 	codeNotController = 41 // NOT_CONTROLLER: admin clients look for the controller and try again
 )
@@ -52,9 +54,13 @@ func (c *Cluster) Append(topic *proxy.Topic, partition int32, batch []byte, dead
 	})
 	close(armed)
 	g := c.groupOf(topic.ID, partition)
-	if g == nil {
-		// Not from this goroutine: the caller may hold what done needs.
+	// Not from this goroutine: the caller may hold what done needs.
+	switch {
+	case g == nil:
 		go a.fail(codeUnknownTopic, "")
+		return
+	case len(batch) > c.cfg.MaxBatchBytes:
+		go a.fail(codeTooLarge, fmt.Sprintf("a batch of %d bytes is larger than raft.max_entry_bytes, %d", len(batch), c.cfg.MaxBatchBytes))
 		return
 	}
 	tp := fsm.TP{Topic: topic.ID, Partition: partition}
