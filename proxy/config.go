@@ -41,13 +41,13 @@ type Listener struct {
 // Limits bound what clients can make the node hold or wait for.
 type Limits struct {
 	MaxFrameBytes              int           // largest request (Kafka: socket.request.max.bytes)
-	MaxResponseBytes           int           // largest response taken from the broker, and all of them together
+	MaxResponseBytes           int           // largest response taken from the broker, and all of them together; Fetch is kept far below
 	MaxInflightBytesPerConn    int64         // request bytes held for one connection
 	MaxInflightBytes           int64         // request bytes held for all connections
 	MaxRequestsInFlightPerConn int           // pipelined requests of one connection
 	MaxConnections             int           // more are closed at once
 	IdleTimeout                time.Duration // silence between requests (Kafka: connections.max.idle.ms)
-	PartialRequestTimeout      time.Duration // from a request's first byte to its last
+	PartialRequestTimeout      time.Duration // from a request's first byte to its last, beyond its bytes at minRequestRate
 	WriteTimeout               time.Duration // without progress while writing a response
 	UpstreamTimeout            time.Duration // for the broker to dial and to answer, beyond any wait the client asked for
 }
@@ -64,6 +64,18 @@ const (
 	defaultPartialRequestTimeout      = 10 * time.Second
 	defaultWriteTimeout               = 30 * time.Second
 	defaultUpstreamTimeout            = 30 * time.Second
+)
+
+// minRequestRate, in bytes per second, is the slowest upload that is not taken
+// for an attempt to hold memory.
+const minRequestRate = 128 << 10
+
+// A Fetch may return as many bytes as its share of the response memory, within
+// these bounds: readers on slow links keep what they were sent in our memory,
+// and must not keep it from the others.
+const (
+	minFetchBytes = 128 << 10
+	maxFetchBytes = 8 << 20
 )
 
 // hardMaxFrameBytes is the largest frame any configuration may allow: a larger

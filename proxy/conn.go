@@ -79,7 +79,7 @@ func newConn(s *Server, nc net.Conn, listener string) *conn {
 		budget: newBudget(s.cfg.Limits.MaxInflightBytesPerConn),
 	}
 	c.ctx, c.cancel = context.WithCancelCause(s.stopCtx)
-	c.up = &upstream{addr: s.cfg.Upstream, limits: s.cfg.Limits, responses: s.responses}
+	c.up = &upstream{addr: s.cfg.Upstream, limits: s.cfg.Limits, responses: s.responses, own: newBudget(minFetchBytes)}
 	c.up.guard = c.guard
 	c.up.onLost = func() { c.stop(errSessionLost) }
 	return c

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
@@ -63,6 +64,10 @@ func handleFetch(r *request) error {
 		return &violation{"request is malformed", err}
 	}
 	f.req = req
+	most := r.c.srv.fetchShare()
+	if req.MaxBytes > most {
+		setFetchMaxBytes(r.body, most)
+	}
 	switch {
 	case req.SessionID != 0 && req.SessionEpoch > 0:
 		resp := kmsg.NewPtrFetchResponse()
@@ -77,6 +82,22 @@ func handleFetch(r *request) error {
 		r.forward(wait+r.c.srv.cfg.Limits.UpstreamTimeout, f.lostBy, f.answerWhole)
 	}
 	return nil
+}
+
+// setFetchMaxBytes patches the max_bytes of a Fetch body: it stands, in all
+// versions served, behind replica id, max wait and min bytes.
+func setFetchMaxBytes(body []byte, most int32) {
+	binary.BigEndian.PutUint32(body[12:], uint32(most))
+}
+
+// fetchShare is how many bytes one Fetch may bring, so that every connection
+// can have an answer in memory and half of the memory is left.
+func (s *Server) fetchShare() int32 {
+	s.mu.Lock()
+	conns := len(s.conns)
+	s.mu.Unlock()
+	share := s.cfg.Limits.MaxResponseBytes / (2 * max(conns, 1))
+	return int32(min(max(share, minFetchBytes), maxFetchBytes))
 }
 
 // lostBy says whether this node no longer leads all that it polls for.
@@ -202,6 +223,8 @@ func (f *fetching) finish(resp *kmsg.FetchResponse, held *lease, unsure []outOfR
 	}
 	f.r.c.work.Go(func() {
 		f.r.c.guard(f.r.api.Name, func() {
+			// The answers to the questions need room in the same budget.
+			held.release()
 			f.judge(unsure)
 			for i := range resp.Topics {
 				for j := range resp.Topics[i].Partitions {
@@ -216,7 +239,7 @@ func (f *fetching) finish(resp *kmsg.FetchResponse, held *lease, unsure []outOfR
 					}
 				}
 			}
-			f.send(resp, held)
+			f.send(resp, nil)
 		})
 	})
 }

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,7 +20,9 @@ const longPoll = 5 * time.Minute
 // fill appends a batch of one record to a partition through the proxy.
 func (f *fixture) fill(topic string, partition int32, values ...string) {
 	f.t.Helper()
-	resp := do[*kmsg.ProduceResponse](f.dial(), 9, produceTo(topic, partition, batchOf(values...)))
+	c := f.dial()
+	defer c.nc.Close()
+	resp := do[*kmsg.ProduceResponse](c, 9, produceTo(topic, partition, batchOf(values...)))
 	if code := resp.Topics[0].Partitions[0].ErrorCode; code != 0 {
 		f.t.Fatalf("produce to %s/%d: code %d", topic, partition, code)
 	}
@@ -449,4 +454,59 @@ func TestClientThatLeavesEndsItsPoll(t *testing.T) {
 	f.waitUpstream(1)
 	c.nc.Close()
 	eventually(t, "the connection to end", func() bool { return len(f.srv.snapshot()) == 0 })
+}
+
+// TestSlowReadersDoNotStarveOthers leaves large answers unread on many
+// connections; another still gets its own.
+func TestSlowReadersDoNotStarveOthers(t *testing.T) {
+	const perFetch = 1 << 20
+	f := newFixture(t, func(c *Config) { c.Limits.MaxResponseBytes = 8 << 20 })
+	f.createTopic("orders", 1, nil)
+	large := strings.Repeat("x", 120<<10)
+	for range 8 * perFetch / len(large) {
+		f.fill("orders", 0, large)
+	}
+	eventually(t, "the producers to be gone", func() bool { return len(f.srv.snapshot()) == 0 })
+	for range 12 {
+		slow := f.dial()
+		if err := slow.nc.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
+			t.Fatal(err)
+		}
+		req := fetchOf(0, fetchPart{name: "orders"})
+		req.Topics[0].Partitions[0].PartitionMaxBytes = 8 << 20
+		for range 8 {
+			slow.send(req)
+		}
+	}
+	c := f.dial()
+	for range 3 {
+		resp := do[*kmsg.FetchResponse](c, 12, fetchOf(0, fetchPart{name: "orders"}))
+		if p := fetched(resp)[partitionKey{"orders", 0}]; p.ErrorCode != 0 || len(p.RecordBatches) == 0 {
+			t.Fatalf("code %d, %d bytes", p.ErrorCode, len(p.RecordBatches))
+		}
+	}
+}
+
+// TestFetchIsBounded: the broker is not asked for more than a share of memory.
+func TestFetchIsBounded(t *testing.T) {
+	f := newFixture(t, func(c *Config) { c.Limits.MaxResponseBytes = 4 << 20 })
+	f.createTopic("orders", 2, nil)
+	var asked []int32
+	f.broker.ControlKey(int16(kmsg.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		f.broker.KeepControl()
+		asked = append(asked, req.(*kmsg.FetchRequest).MaxBytes)
+		return nil, nil, false
+	})
+	c := f.dial()
+	small := fetchOf(0, fetchPart{name: "orders"})
+	small.MaxBytes = 1000
+	do[*kmsg.FetchResponse](c, 12, small)
+	do[*kmsg.FetchResponse](c, 12, fetchOf(0, fetchPart{name: "orders"}))
+	f.dial().alive() // a second connection halves the share
+	do[*kmsg.FetchResponse](c, 4, fetchOf(0, fetchPart{name: "orders"}))
+	f.cluster.setLeader("orders", 1, 2)
+	do[*kmsg.FetchResponse](c, 12, fetchOf(0, fetchPart{name: "orders"}, fetchPart{name: "orders", partition: 1}))
+	if want := []int32{1000, 2 << 20, 1 << 20, 1 << 20}; !slices.Equal(asked, want) {
+		t.Errorf("asked for %v bytes, want %v", asked, want)
+	}
 }

@@ -127,9 +127,10 @@ func newFuzzFixture(f *testing.F) *fuzzFixture {
 	return fx
 }
 
-// exchange sends bytes on a connection of their own, reads until answers stop
-// coming or the proxy closes, and waits until the connection is gone.
-func (fx *fuzzFixture) exchange(t *testing.T, data []byte, answers int) {
+// exchange sends bytes on a connection of their own, reads until the answer with
+// the correlation id last (0: none is awaited) or until the proxy closes, and
+// waits until the connection is gone.
+func (fx *fuzzFixture) exchange(t *testing.T, data []byte, last uint32) {
 	t.Helper()
 	nc, err := net.Dial("tcp", fx.addr)
 	if err != nil {
@@ -137,9 +138,15 @@ func (fx *fuzzFixture) exchange(t *testing.T, data []byte, answers int) {
 	}
 	defer nc.Close()
 	nc.SetDeadline(time.Now().Add(patience))
-	go nc.Write(data)
-	for range answers {
-		if _, err := kafkawire.ReadResponseFrame(nc, kafkawire.MaxFrameSize); err != nil {
+	if _, err := nc.Write(data); err != nil && isTimeout(err) {
+		t.Fatal("the proxy does not read")
+	}
+	for last != 0 {
+		frame, err := kafkawire.ReadResponseFrame(nc, kafkawire.MaxFrameSize)
+		if isTimeout(err) {
+			t.Fatal("no answer, and the connection is open")
+		}
+		if err != nil || binary.BigEndian.Uint32(frame) == last {
 			break
 		}
 	}
@@ -182,10 +189,11 @@ func FuzzRouter(f *testing.F) {
 	for _, row := range groupRequests("g") {
 		f.Add(frameOf(row.req)[4:])
 	}
-	good := frameOf(kmsg.NewPtrApiVersionsRequest())
+	const last = 0x7ffffffe
+	good := kafkawire.AppendRequest(nil, kafkawire.RequestHeader{CorrelationID: last}, kmsg.NewPtrApiVersionsRequest())
 	f.Fuzz(func(t *testing.T, body []byte) {
 		frame := append(kafkawire.AppendFrameSize(nil, len(body)), body...)
-		fx.exchange(t, append(frame, good...), 2)
+		fx.exchange(t, append(frame, good...), last)
 	})
 }
 
@@ -196,7 +204,7 @@ func FuzzStream(f *testing.F) {
 	f.Add([]byte{0x16, 3, 1, 2, 0})
 	two := frameOf(kmsg.NewPtrApiVersionsRequest())
 	f.Add(append(two, frameOf(produceTo("orders", 0, batchOf("a")))...))
-	f.Fuzz(func(t *testing.T, data []byte) { fx.exchange(t, data, 1) })
+	f.Fuzz(func(t *testing.T, data []byte) { fx.exchange(t, data, 0) })
 }
 
 // FuzzBrokerAnswer lets the broker answer arbitrary bytes to a request of every
@@ -247,6 +255,6 @@ func FuzzBrokerAnswer(f *testing.F) {
 		fx.broker.mu.Lock()
 		fx.broker.answer = append([]byte{}, answer...)
 		fx.broker.mu.Unlock()
-		fx.exchange(t, frameOf(req), 1)
+		fx.exchange(t, frameOf(req), 7)
 	})
 }

@@ -47,7 +47,7 @@ func groupRequests(group string) map[kmsg.Key]struct {
 		switch {
 		case resp.Version >= 8:
 			return resp.Groups[0].ErrorCode
-		case resp.Version < 2:
+		case resp.Version < 2 && len(resp.Topics) > 0: // else the broker's own short answer
 			return resp.Topics[0].Partitions[0].ErrorCode
 		}
 		return resp.ErrorCode

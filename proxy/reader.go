@@ -130,7 +130,8 @@ func (c *conn) readFrame() ([]byte, *lease, error) {
 		return nil, nil, err
 	}
 	held := newLease(leasePart{c.budget, own}, leasePart{c.srv.requests, all})
-	if err := c.partialDeadline(limits.PartialRequestTimeout); err != nil {
+	upload := time.Duration(size) * time.Second / minRequestRate
+	if err := c.partialDeadline(limits.PartialRequestTimeout + upload); err != nil {
 		held.release()
 		return nil, nil, err
 	}

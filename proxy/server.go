@@ -105,6 +105,7 @@ func (s *Server) Serve() error {
 		s.serving = true
 		for i, ln := range s.listeners {
 			s.wg.Go(func() { s.accept(ln, s.cfg.Listeners[i].Name) })
+			s.log.Info("serving kafka clients", "listener", s.cfg.Listeners[i].Name, "address", ln.Addr().String(), "broker", s.cfg.Upstream)
 		}
 		s.wg.Go(s.watch)
 	}

@@ -60,7 +60,8 @@ type call struct {
 type upstream struct {
 	addr      string
 	limits    Limits
-	responses *budget
+	responses *budget                      // of all connections
+	own       *budget                      // of this one
 	onLost    func()                       // after an authenticated link died
 	guard     func(what string, fn func()) // recovers panics of callbacks
 
@@ -117,7 +118,7 @@ func (u *upstream) link(ctx context.Context) (*link, error) {
 		return nil, fmt.Errorf("%w: dial %s: %w", errUpstreamUnreachable, u.addr, err)
 	}
 	lctx, cancel := context.WithCancelCause(context.Background())
-	l := &link{nc: nc, limits: u.limits, responses: u.responses, guard: u.guard, ctx: lctx, cancel: cancel}
+	l := &link{nc: nc, limits: u.limits, responses: u.responses, own: u.own, guard: u.guard, ctx: lctx, cancel: cancel}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if err := u.refuseLocked(); err != nil {
@@ -197,6 +198,7 @@ type link struct {
 	nc        net.Conn
 	limits    Limits
 	responses *budget
+	own       *budget
 	guard     func(string, func())
 	ctx       context.Context // done once the link is aborted
 	cancel    context.CancelCauseFunc
@@ -316,8 +318,8 @@ func (l *link) readAnswers() error {
 	}
 }
 
-// readAnswer reads one response frame, having taken its bytes from the budget
-// of all responses first.
+// readAnswer reads one response frame, having taken its bytes from the budgets
+// of responses first: a client that does not read its answers gets no more.
 func (l *link) readAnswer() ([]byte, *lease, error) {
 	var size [4]byte
 	if _, err := io.ReadFull(l.nc, size[:]); err != nil {
@@ -327,11 +329,16 @@ func (l *link) readAnswer() ([]byte, *lease, error) {
 	if n < 4 || n > l.limits.MaxResponseBytes {
 		return nil, nil, fmt.Errorf("%w: response of %d bytes, limit %d", errUpstreamGarbage, n, l.limits.MaxResponseBytes)
 	}
-	taken, err := l.responses.acquire(l.ctx, int64(n))
+	own, err := l.own.acquire(l.ctx, int64(n))
 	if err != nil {
 		return nil, nil, err
 	}
-	held := newLease(leasePart{l.responses, taken})
+	all, err := l.responses.acquire(l.ctx, int64(n))
+	if err != nil {
+		l.own.release(own)
+		return nil, nil, err
+	}
+	held := newLease(leasePart{l.own, own}, leasePart{l.responses, all})
 	resp := make([]byte, n)
 	if _, err := io.ReadFull(l.nc, resp); err != nil {
 		held.release()
