@@ -68,6 +68,7 @@ type Cluster struct {
 	mail     map[int32]chan []byte  // by peer; fixed after New
 	view     watch.Value[*snapshot] // what clients are told, and how to route it
 	ids      producerIDs
+	visible  visibility
 }
 
 // New returns a Cluster that does nothing until Open. It registers its peer
@@ -75,6 +76,7 @@ type Cluster struct {
 func New(cfg Config, n *node.Node, a Applier) *Cluster {
 	c := &Cluster{cfg: cfg, log: cfg.Logger.Named("cluster"), node: n, applier: a,
 		roster:  roster{news: make(map[int32]*Announcement)},
+		visible: visibility{waiting: make(map[uint32]map[*appending]struct{})},
 		changed: make(chan struct{}, 1), dirty: make(chan struct{}, 1), mail: make(map[int32]chan []byte)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	for id := range cfg.Peers {
@@ -139,7 +141,10 @@ func (c *Cluster) watchGroup(ctx context.Context, g *node.Group) {
 		select {
 		case <-tookOffice:
 			c.tell()
-			if l := g.Leading.Get(); l != nil && l != leading {
+			switch l := g.Leading.Get(); {
+			case l == nil:
+				c.releaseStranded(g)
+			case l != leading:
 				c.whenServable(l)
 			}
 		case <-otherLeader:
@@ -163,12 +168,19 @@ func (c *Cluster) whenServable(l *node.Leadership) {
 	}
 }
 
+// watchBroker looks at the broker's state after every change of it; a change
+// in between is not missed, because the channel is taken first.
 func (c *Cluster) watchBroker(ctx context.Context) {
 	for {
 		changed := c.cfg.BrokerChanged()
+		c.tell()
+		for _, g := range c.node.Groups() {
+			if g.Leading.Get() == nil {
+				c.releaseStranded(g)
+			}
+		}
 		select {
 		case <-changed:
-			c.tell()
 		case <-ctx.Done():
 			return
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -73,15 +75,68 @@ func (c *Cluster) Append(topic *proxy.Topic, partition int32, batch []byte, dead
 		case r.Verdict == fsm.Rejected:
 			a.fail(r.Code, r.Message)
 		default:
-			c.applier.WhenVisible(tp, r.EndOffset(), func(err error) {
-				if err != nil {
-					a.fail(codeNotLeader, err.Error())
-					return
-				}
-				a.answer(proxy.AppendResult{BaseOffset: r.BaseOffset, LogStartOffset: -1})
-			})
+			c.whenVisible(g, tp, &r, a)
 		}
 	})
+}
+
+// whenVisible answers when this node's broker has what was committed.
+func (c *Cluster) whenVisible(g *node.Group, tp fsm.TP, r *fsm.Result, a *appending) {
+	c.visible.add(g.ID, a)
+	base := r.BaseOffset
+	c.applier.WhenVisible(tp, r.EndOffset(), func(err error) {
+		c.visible.remove(g.ID, a)
+		if err != nil {
+			a.fail(codeNotLeader, err.Error())
+			return
+		}
+		a.answer(proxy.AppendResult{BaseOffset: base, LogStartOffset: -1})
+	})
+	if g.Leading.Get() == nil {
+		c.releaseStranded(g)
+	}
+}
+
+// releaseStranded sends clients on to the new leader if their batches are
+// committed but this node, which leads no longer, has no broker to show them
+// on. There they are known by producer id and sequence.
+func (c *Cluster) releaseStranded(g *node.Group) {
+	if c.cfg.Broker().Up {
+		return // the broker has them in a moment
+	}
+	for _, a := range c.visible.take(g.ID) {
+		a.fail(codeNotLeader, "committed, but this node's broker is unreachable and another node leads now")
+	}
+}
+
+// visibility is who waits for the local broker, by group.
+type visibility struct {
+	mu      sync.Mutex
+	waiting map[uint32]map[*appending]struct{}
+}
+
+func (v *visibility) add(group uint32, a *appending) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.waiting[group] == nil {
+		v.waiting[group] = make(map[*appending]struct{})
+	}
+	v.waiting[group][a] = struct{}{}
+}
+
+func (v *visibility) remove(group uint32, a *appending) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.waiting[group], a)
+}
+
+// take returns who waits and forgets them.
+func (v *visibility) take(group uint32) []*appending {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	out := slices.Collect(maps.Keys(v.waiting[group]))
+	delete(v.waiting, group)
+	return out
 }
 
 // groupOf returns the group that holds a partition, nil if it is not known.

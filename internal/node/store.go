@@ -28,10 +28,6 @@ const (
 	// Keys of ours in the stable store, beside Raft's term and vote.
 	incarnationKey = "lockstep-incarnation"
 	logBeganKey    = "lockstep-log-began"
-
-	// cachedEntries of the newest are kept in memory for followers and the
-	// applier, so that neither reads the store in the normal course.
-	cachedEntries = 128
 )
 
 // stores are one group's log, term and vote on disk.
@@ -160,9 +156,7 @@ func openStores(c storeConfig) (*stores, error) {
 	}
 	g := &guardedLog{LogStore: inner, g: s.guard, begin: func() error { return stable.Set([]byte(logBeganKey), []byte{1}) }}
 	g.began.Store(s.has(logBeganKey))
-	if s.logs, err = raft.NewLogCache(cachedEntries, g); err != nil {
-		return nil, errors.Join(fmt.Errorf("cache the raft log: %w", err), s.close())
-	}
+	s.logs = newCachedLog(g, cacheBytes)
 	return s, nil
 }
 
