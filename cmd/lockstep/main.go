@@ -40,7 +40,7 @@ func main() {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(serveCommand(), statusCommand(), verifyCommand(), versionCommand())
+	root.AddCommand(serveCommand(), demoCommand(), statusCommand(), verifyCommand(), versionCommand(), embeddedBrokerCommand())
 	err := root.Execute()
 	var f *failure
 	switch {
