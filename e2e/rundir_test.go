@@ -32,6 +32,8 @@ func runDir(t *testing.T) string {
 		}
 		t.Logf("data and logs of the failed run are in %s", dir)
 		logs, _ := filepath.Glob(filepath.Join(dir, "*", "*.log"))
+		tools, _ := filepath.Glob(filepath.Join(dir, "*.log"))
+		logs = append(logs, tools...)
 		for _, l := range logs {
 			if strings.HasPrefix(filepath.Base(l), "StorageTool") {
 				continue
