@@ -10,6 +10,10 @@ import (
 // offsets.topic.num.partitions).
 const CoordinatorSlots = 50
 
+// MaxPartitions is the most partitions that a topic may have: a number in one
+// entry must not take memory on every node beyond measure.
+const MaxPartitions = 10_000
+
 // Kafka error codes of the catalog, and one of ours below zero that no client
 // ever sees.
 const (
@@ -229,6 +233,9 @@ func (c *Catalog) createTopic(a *CreateTopic) Result {
 	if a.Name == "" || a.Partitions < 1 || a.Groups < 1 {
 		return rejected(codeInvalidPartitions, "a topic needs a name and at least one partition")
 	}
+	if a.Partitions > MaxPartitions {
+		return rejected(codeInvalidPartitions, "a topic has at most %d partitions", MaxPartitions)
+	}
 	t := &CatalogTopic{ID: c.nextTopic, Name: a.Name, State: TopicOpening, Config: a.Config}
 	t.Groups = spread(nil, t.ID, a.Partitions, a.Groups)
 	c.nextTopic++
@@ -296,6 +303,9 @@ func (c *Catalog) createPartitions(a *CreatePartitions) Result {
 	}
 	if int(a.Total) <= len(t.Groups) {
 		return rejected(codeInvalidPartitions, "topic %q has %d partitions, which is not less than %d", t.Name, len(t.Groups), a.Total)
+	}
+	if a.Total > MaxPartitions {
+		return rejected(codeInvalidPartitions, "a topic has at most %d partitions", MaxPartitions)
 	}
 	if a.Groups < 1 {
 		return rejected(codeInvalidRequest, "no groups")

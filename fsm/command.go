@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 )
 
 // A Raft entry holds one or more commands, so that many Produce requests share
@@ -86,12 +87,12 @@ func AppendCommand(tp TP, batch []byte) Command {
 
 // decodeAppend is the inverse of AppendCommand; batch aliases body.
 func decodeAppend(body []byte) (tp TP, batch []byte, err error) {
-	topic, n := binary.Uvarint(body)
+	topic, n := uvarint(body)
 	if n <= 0 {
 		return tp, nil, fmt.Errorf("append: topic: %w", ErrCorruptEntry)
 	}
 	body = body[n:]
-	part, n := binary.Uvarint(body)
+	part, n := uvarint(body)
 	if n <= 0 || part > 1<<31-1 {
 		return tp, nil, fmt.Errorf("append: partition: %w", ErrCorruptEntry)
 	}
@@ -117,7 +118,20 @@ func decodeControl(body []byte, into any) error {
 	if err := d.Decode(into); err != nil {
 		return fmt.Errorf("%T: %w: %w", into, ErrCorruptEntry, err)
 	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%T: %w: something follows the document", into, ErrCorruptEntry)
+	}
 	return nil
+}
+
+// uvarint is binary.Uvarint for canonical encodings only, so that an entry has
+// one form: an encoding with a needless last byte is refused like one cut off.
+func uvarint(b []byte) (v uint64, n int) {
+	v, n = binary.Uvarint(b)
+	if n > 1 && b[n-1] == 0 {
+		return 0, 0
+	}
+	return v, n
 }
 
 // EncodeEntry builds one Raft entry of the commands. The result is never
@@ -147,14 +161,14 @@ func DecodeEntry(data []byte) (elapsedMs uint32, cmds []Command, err error) {
 		return 0, nil, fmt.Errorf("format version %d: %w", data[0], ErrUnknownCommand)
 	}
 	rest := data[1:]
-	e, n := binary.Uvarint(rest)
+	e, n := uvarint(rest)
 	if n <= 0 || e > 1<<32-1 {
 		return 0, nil, fmt.Errorf("clock step: %w", ErrCorruptEntry)
 	}
 	rest = rest[n:]
 	for len(rest) > 0 {
 		kind := Kind(rest[0])
-		size, n := binary.Uvarint(rest[1:])
+		size, n := uvarint(rest[1:])
 		if n <= 0 || size > uint64(len(rest)-1-n) {
 			return 0, nil, fmt.Errorf("command %d: %w", len(cmds), ErrCorruptEntry)
 		}

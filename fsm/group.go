@@ -5,7 +5,9 @@
 package fsm
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 
 	"lockstep/kafkawire"
 )
@@ -34,7 +36,7 @@ type Result struct {
 	TP         TP              // KindAppend
 	Batch      kafkawire.Batch // KindAppend: the batch as committed; aliases the entry
 	BaseOffset int64           // Appended, Duplicate
-	Count      int32           // Appended, Duplicate: offsets that the batch takes
+	Count      int32           // Appended, Duplicate: offsets that the batch at BaseOffset takes
 	Sequence   int32           // Appended: applier sequence
 	CRC        uint32          // Appended: CRC as stamped with the applier's identity
 
@@ -49,6 +51,10 @@ type Result struct {
 
 // EndOffset is the first offset after the batch (Appended, Duplicate).
 func (r *Result) EndOffset() int64 { return r.BaseOffset + int64(r.Count) }
+
+// ErrOutOfOrder is returned when an entry is applied that has been applied, or
+// lies before one that has been.
+var ErrOutOfOrder = errors.New("raft entry applied out of order")
 
 // Group is the state machine of one Raft group. It is not safe for concurrent
 // use: its owner serialises.
@@ -91,6 +97,9 @@ func (g *Group) Only(tp TP) *Group {
 // that this node cannot follow the log any further: it must stop before the
 // entry, which has then changed nothing.
 func (g *Group) Apply(index uint64, data []byte) ([]Result, error) {
+	if index <= g.Index {
+		return nil, fmt.Errorf("group %d index %d after %d: %w", g.ID, index, g.Index, ErrOutOfOrder)
+	}
 	elapsed, cmds, err := DecodeEntry(data)
 	if err != nil {
 		return nil, fmt.Errorf("group %d index %d: %w", g.ID, index, err)
@@ -206,6 +215,7 @@ func (g *Group) close(a *Close) Result {
 			r.Closed = append(r.Closed, tp)
 		}
 	}
+	slices.SortFunc(r.Closed, func(a, b TP) int { return int(a.Partition) - int(b.Partition) })
 	for _, tp := range r.Closed {
 		delete(g.Partitions, tp)
 	}

@@ -30,6 +30,7 @@ const (
 // Kafka error codes that verdicts carry.
 const (
 	codeUnknownTopic         = 3  // UNKNOWN_TOPIC_OR_PARTITION
+	codeInvalidRecord        = 87 // INVALID_RECORD
 	codeOutOfOrderSequence   = 45 // OUT_OF_ORDER_SEQUENCE_NUMBER
 	codeInvalidProducerEpoch = 47 // INVALID_PRODUCER_EPOCH
 )
@@ -97,7 +98,11 @@ func ChainHash(h uint64, base int64, length int, crc uint32) uint64 {
 
 // append gives the batch its verdict and, if it is appended, its offset.
 func (p *Partition) append(b kafkawire.Batch, nowMs int64) Result {
-	r := Result{Kind: KindAppend, TP: p.TP, Batch: b, Count: b.Count()}
+	r := Result{Kind: KindAppend, TP: p.TP, Batch: b}
+	if why := inadmissible(b); why != "" {
+		r.Verdict, r.Code, r.Message = Rejected, codeInvalidRecord, why
+		return r
+	}
 	if pid := b.ProducerID(); pid >= 0 {
 		kept, code := p.checkProducer(b, nowMs)
 		if code != 0 {
@@ -111,13 +116,28 @@ func (p *Partition) append(b kafkawire.Batch, nowMs int64) Result {
 		p.remember(b, nowMs)
 	}
 	r.Verdict = Appended
-	r.BaseOffset = p.NextOffset
+	r.BaseOffset, r.Count = p.NextOffset, b.Count()
 	r.Sequence = p.Sequence
 	r.CRC = kafkawire.StampedCRC(b, ApplierProducerID(p.TP.Topic), 0, p.Sequence)
 	p.Hash = ChainHash(p.Hash, r.BaseOffset, len(b), r.CRC)
 	p.NextOffset += int64(r.Count)
 	p.Sequence = addSequence(p.Sequence, r.Count)
 	return r
+}
+
+// inadmissible says why a batch can have no place in a log, empty if it can.
+// Batches are checked before they are proposed, in full; this is what the state
+// machine's own arithmetic rests on, whoever proposed.
+func inadmissible(b kafkawire.Batch) string {
+	switch {
+	case b.Count() < 1 || b.LastOffsetDelta() != b.Count()-1:
+		return "the batch's record count and last offset delta do not agree"
+	case b.IsTransactional() || b.IsControl():
+		return "transactional and control batches are not appended"
+	case b.ProducerID() >= 0 && (b.BaseSequence() < 0 || b.ProducerEpoch() < 0):
+		return "the batch has a producer id, but no sequence"
+	}
+	return ""
 }
 
 // ApplierProducerID is the producer id that every node's applier stamps on the
