@@ -330,7 +330,7 @@ func (r *run) conclude(missing []string) {
 		r.report.Nodes = append(r.report.Nodes, n.id)
 	}
 	ok := len(missing) == 0 || r.cfg.AllowMissing
-	r.report.Problems = append(missing, r.report.Problems...)
+	r.report.Problems = append(append([]string{}, missing...), r.report.Problems...)
 	if len(r.nodes) < 2 && len(missing) > 0 {
 		ok = false
 		r.problem("fewer than two nodes could be asked: there is nothing to compare")

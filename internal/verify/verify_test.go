@@ -12,7 +12,7 @@ import (
 
 func TestIdenticalLogsAndStateMachines(t *testing.T) {
 	r := check(t, three(t), nil)
-	if !r.Identical || len(r.Problems) > 0 || !slices.Equal(r.Nodes, []int32{1, 2, 3}) {
+	if !r.Identical || r.Problems == nil || len(r.Problems) > 0 || !slices.Equal(r.Nodes, []int32{1, 2, 3}) {
 		t.Fatalf("report %+v", r)
 	}
 	p := r.Partitions[0]
