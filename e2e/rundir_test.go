@@ -117,15 +117,20 @@ func waitUntil(ctx context.Context, every time.Duration, probe func(ctx context.
 	start := time.Now()
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	var last error
 	for {
 		err := probe(ctx)
 		if err == nil {
 			return nil
 		}
+		// An error that only says that time is up would hide the cause.
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("not after %s: %w", time.Since(start).Round(100*time.Millisecond), err)
+			return fmt.Errorf("not after %s: %w", time.Since(start).Round(100*time.Millisecond), last)
 		}
 	}
 }
