@@ -306,6 +306,7 @@ func TestDemo(t *testing.T) {
 	d.out.await(t, 60*time.Second, `(?m)^ready .*`)
 	consume(ctx, t, d.client(ports[1], kgo.ConsumeTopics("six"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart())), 1200)
 	nodes, brokers = d.pids()
+	d.goAround(ctx, "six")
 	if err := d.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -314,6 +315,24 @@ func TestDemo(t *testing.T) {
 		d.eventually(fmt.Sprintf("process %d has ended with its parent", pid), func() bool {
 			return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
 		})
+	}
+}
+
+// goAround writes a record to one broker alone, which verify has to find.
+func (d *runningDemo) goAround(ctx context.Context, topic string) {
+	d.t.Helper()
+	d.verifySays(true, 6)
+	port, err := strconv.Atoi(regexp.MustCompile(`(?m)^  node 3 .* broker 127\.0\.0\.1:(\d+) `).FindStringSubmatch(d.out.String())[1])
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	cl := d.client(port, kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err := cl.ProduceSync(ctx, &kgo.Record{Topic: topic, Partition: 4, Value: []byte("alone")}).FirstErr(); err != nil {
+		d.t.Fatal(err)
+	}
+	out, code := d.run("verify")
+	if code != 1 || !strings.Contains(out, topic+"/4: offset 200: the broker of node 3 ends at 201") || !strings.HasSuffix(out, "\nNOT identical\n") {
+		d.t.Errorf("verify after a record on one broker alone: exit %d\n%s", code, out)
 	}
 }
 
