@@ -27,6 +27,7 @@ type fakeCluster struct {
 	ends    map[partitionKey]int64 // EndOffset; what is missing is asked of the broker
 	verify  func(partitionKey) (int64, error)
 	create  func(TopicSpec) error // before a topic is created
+	next    *View                 // replaces the view, unannounced, once it has been looked at
 }
 
 func newFakeCluster(upstream string) *fakeCluster {
@@ -85,7 +86,11 @@ func (c *fakeCluster) setLeader(topic string, partition, leader int32) {
 func (c *fakeCluster) View() *View {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.view
+	v := c.view
+	if c.next != nil {
+		c.view, c.next = c.next, nil
+	}
+	return v
 }
 
 func (c *fakeCluster) Changed() (*View, <-chan struct{}) {

@@ -120,9 +120,11 @@ func TestFetchMergesWhatIsNotOurs(t *testing.T) {
 			t.Errorf("v%d: the led partition has no records", version)
 		}
 	}
-	resp := do[*kmsg.FetchResponse](c, 12, fetchOf(longPoll, fetchPart{name: "orders", partition: 1}))
-	if code := fetched(resp)[partitionKey{"orders", 1}].ErrorCode; code != kerr.NotLeaderForPartition.Code {
-		t.Errorf("alone: code %d", code)
+	for _, parts := range [][]fetchPart{{{name: "orders", partition: 1}}, {{name: "empty"}, {name: "orders", partition: 1}}} {
+		resp := do[*kmsg.FetchResponse](c, 12, fetchOf(longPoll, parts...))
+		if code := fetched(resp)[partitionKey{"orders", 1}].ErrorCode; code != kerr.NotLeaderForPartition.Code {
+			t.Errorf("%d partitions without data: code %d", len(parts), code)
+		}
 	}
 }
 
@@ -171,6 +173,41 @@ func TestPollEndsWithLeadership(t *testing.T) {
 	if p := fetched(resp)[partitionKey{"orders", 1}]; p.ErrorCode != 0 || len(p.RecordBatches) == 0 {
 		t.Errorf("next poll: code %d, %d bytes", p.ErrorCode, len(p.RecordBatches))
 	}
+}
+
+// TestPollSeesAViewThatChangedBeforeIt: the change came after the handler looked
+// and was announced before the poll waited.
+func TestPollSeesAViewThatChangedBeforeIt(t *testing.T) {
+	f := newFixture(t, nil)
+	f.createTopic("orders", 1, nil)
+	f.cluster.behave(func() {
+		lost := *f.cluster.view
+		topic := *lost.Topics["orders"]
+		topic.Partitions = []Partition{{Leader: 2}}
+		lost.Topics = map[string]*Topic{"orders": &topic}
+		f.cluster.next = &lost
+	})
+	got := fetched(do[*kmsg.FetchResponse](f.dial(), 12, fetchOf(longPoll, fetchPart{name: "orders"})))
+	if code := got[partitionKey{"orders", 0}].ErrorCode; code != kerr.NotLeaderForPartition.Code {
+		t.Errorf("code %d", code)
+	}
+}
+
+// TestPollEndsWithItsConnection: who breaks the protocol behind a poll gets the
+// poll's answer at once, then the end.
+func TestPollEndsWithItsConnection(t *testing.T) {
+	f := newFixture(t, nil)
+	f.createTopic("orders", 1, nil)
+	c := f.dial()
+	req := fetchOf(longPoll, fetchPart{name: "orders"})
+	corr := c.send(req)
+	f.waitUpstream(1)
+	c.write(headerOnly(999, 0))
+	got := fetched(receive[*kmsg.FetchResponse](c, corr, req))
+	if code := got[partitionKey{"orders", 0}].ErrorCode; code != kerr.NotLeaderForPartition.Code {
+		t.Errorf("code %d", code)
+	}
+	c.closed()
 }
 
 // TestPollEndsWhenTheTopicIsAnother: deleted and created again is not the same.
@@ -324,36 +361,45 @@ func TestBrokersTroubleIsNotLeader(t *testing.T) {
 	f.createTopic("orders", 1, nil)
 	codes := map[int16]int16{3: 6, 5: 6, 6: 6, 9: 6, 74: 6, 75: 6, 56: 56, 29: 29}
 	c := f.dial()
-	for from, to := range codes {
-		f.broker.ControlKey(int16(kmsg.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
-			got := req.(*kmsg.FetchRequest)
-			p := got.Topics[0].Partitions[0]
-			if got.SessionID != 0 || got.SessionEpoch != -1 || p.CurrentLeaderEpoch != -1 || p.LastFetchedEpoch != -1 {
-				t.Errorf("the broker sees session %d/%d, epochs %d and %d", got.SessionID, got.SessionEpoch, p.CurrentLeaderEpoch, p.LastFetchedEpoch)
+	for _, hints := range []bool{true, false} { // without hints the answer's bytes are kept
+		for from, to := range codes {
+			f.broker.ControlKey(int16(kmsg.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+				return troubledAnswer(t, req.(*kmsg.FetchRequest), from, hints), nil, true
+			})
+			req := fetchOf(0, fetchPart{name: "orders"})
+			req.Topics[0].Partitions[0].LastFetchedEpoch = 3
+			resp := do[*kmsg.FetchResponse](c, 12, req)
+			p := fetched(resp)[partitionKey{"orders", 0}]
+			if p.ErrorCode != to {
+				t.Errorf("hints %t: code %d became %d, want %d", hints, from, p.ErrorCode, to)
 			}
-			resp := got.ResponseKind().(*kmsg.FetchResponse)
-			resp.SessionID = 99
-			ft := kmsg.NewFetchResponseTopic()
-			ft.Topic = "orders"
-			fp := kmsg.NewFetchResponseTopicPartition()
-			fp.ErrorCode, fp.PreferredReadReplica = from, 0
-			fp.CurrentLeader.LeaderID, fp.CurrentLeader.LeaderEpoch = 0, 5
-			fp.DivergingEpoch.Epoch = 4
-			ft.Partitions = append(ft.Partitions, fp)
-			resp.Topics = append(resp.Topics, ft)
-			return resp, nil, true
-		})
-		req := fetchOf(0, fetchPart{name: "orders"})
-		req.Topics[0].Partitions[0].LastFetchedEpoch = 3
-		resp := do[*kmsg.FetchResponse](c, 12, req)
-		p := fetched(resp)[partitionKey{"orders", 0}]
-		if p.ErrorCode != to {
-			t.Errorf("code %d became %d, want %d", from, p.ErrorCode, to)
-		}
-		if resp.SessionID != 0 || p.CurrentLeader.LeaderID != -1 || p.CurrentLeader.LeaderEpoch != -1 || p.DivergingEpoch.Epoch != -1 || p.PreferredReadReplica != -1 {
-			t.Errorf("the broker shows through: session %d, %+v", resp.SessionID, p)
+			if resp.SessionID != 0 || p.CurrentLeader.LeaderID != -1 || p.CurrentLeader.LeaderEpoch != -1 || p.DivergingEpoch.Epoch != -1 || p.PreferredReadReplica != -1 {
+				t.Errorf("hints %t: the broker shows through: session %d, %+v", hints, resp.SessionID, p)
+			}
 		}
 	}
+}
+
+// troubledAnswer is a broker's answer with an error, and with all that it may
+// tell of itself. It checks what the broker gets to see of the client.
+func troubledAnswer(t *testing.T, req *kmsg.FetchRequest, code int16, hints bool) *kmsg.FetchResponse {
+	p := req.Topics[0].Partitions[0]
+	if req.SessionID != 0 || req.SessionEpoch != -1 || p.CurrentLeaderEpoch != -1 || p.LastFetchedEpoch != -1 {
+		t.Errorf("the broker sees session %d/%d, epochs %d and %d", req.SessionID, req.SessionEpoch, p.CurrentLeaderEpoch, p.LastFetchedEpoch)
+	}
+	resp := req.ResponseKind().(*kmsg.FetchResponse)
+	ft := kmsg.NewFetchResponseTopic()
+	ft.Topic = "orders"
+	fp := kmsg.NewFetchResponseTopicPartition()
+	fp.ErrorCode, fp.PreferredReadReplica, fp.RecordBatches = code, 0, []byte{}
+	if hints {
+		resp.SessionID = 99
+		fp.CurrentLeader.LeaderID, fp.CurrentLeader.LeaderEpoch = 0, 5
+		fp.DivergingEpoch.Epoch = 4
+	}
+	ft.Partitions = append(ft.Partitions, fp)
+	resp.Topics = append(resp.Topics, ft)
+	return resp
 }
 
 func listOffsetsOf(topic string, partition int32, timestamp int64) *kmsg.ListOffsetsRequest {

@@ -23,9 +23,6 @@ var (
 	// errLeadershipLost is the cause when a poll was ended because this node
 	// no longer leads one of its partitions.
 	errLeadershipLost = errors.New("leadership of a polled partition was lost")
-	// errLinkDead is returned by link.send when nothing was written because
-	// the connection had died before.
-	errLinkDead = errors.New("upstream connection is dead")
 	// errSessionLost is the cause when the broker's connection, and with it
 	// the client's SASL session, is gone: another connection would speak to
 	// the broker as nobody.
@@ -78,22 +75,12 @@ type upstream struct {
 // goroutine (or from a callback on the link's) and blocks while the broker's
 // socket takes the bytes: that is the back-pressure.
 func (u *upstream) send(ctx context.Context, c *call) {
-	for attempt := 0; ; attempt++ {
-		l, err := u.link(ctx)
-		if err != nil {
-			c.done(nil, nil, err)
-			return
-		}
+	l, err := u.link(ctx)
+	if err == nil {
 		err = l.send(c)
-		if err == nil {
-			return
-		}
-		// The broker closed an idle connection (connections.max.idle.ms)
-		// before we noticed. Nothing was written, so once more is safe.
-		if attempt > 0 || !errors.Is(err, errLinkDead) {
-			c.done(nil, nil, err)
-			return
-		}
+	}
+	if err != nil {
+		c.done(nil, nil, err)
 	}
 }
 
@@ -156,7 +143,11 @@ func (u *upstream) refuseLocked() error {
 func (u *upstream) markAuthenticated() {
 	u.mu.Lock()
 	u.authenticated = true
+	l := u.current
 	u.mu.Unlock()
+	if l == nil || l.isDead() { // it died before it could know
+		u.onLost()
+	}
 }
 
 // abort ends the current link, so that every waiting call fails with cause.
@@ -234,15 +225,15 @@ func (l *link) anyLostBy(v *View) bool {
 	return false
 }
 
-// send queues the call, then writes it. After a nil return, or any error but
-// errLinkDead, the call's done is (or was) called by the reader goroutine.
+// send queues the call, then writes it. After a nil return the call's done is
+// (or was) called by the reader goroutine; an error means that nothing was sent.
 func (l *link) send(c *call) error {
 	l.writeMu.Lock()
 	defer l.writeMu.Unlock()
 	l.mu.Lock()
 	if l.dead || l.ctx.Err() != nil {
 		l.mu.Unlock()
-		return errLinkDead
+		return errUpstreamLost
 	}
 	c.corr = l.next
 	l.next = (l.next + 1) & 0x7fffffff
