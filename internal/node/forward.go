@@ -17,6 +17,7 @@ const (
 	methodJoin      uint8 = 1
 	methodSubmit    uint8 = 2
 	methodNote      uint8 = 3
+	methodWatch     uint8 = 4
 	FirstFreeMethod uint8 = 16
 )
 
@@ -109,7 +110,8 @@ func (g *Group) proposeAndWait(ctx context.Context, cmd fsm.Command) (fsm.Result
 // heardSubmit answers methodSubmit.
 func (n *Node) heardSubmit(ctx context.Context, from transport.Hello, payload []byte) ([]byte, error) {
 	if err := n.Admit(from, true); err != nil {
-		return nil, err
+		n.log.Debug("a submit is not admitted", "node", from.NodeID, "error", err)
+		return json.Marshal(verdict{NotLeader: true})
 	}
 	if len(payload) < 4 {
 		return nil, errors.New("a submit needs a group")

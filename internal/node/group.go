@@ -46,18 +46,19 @@ type Group struct {
 	// Leader is the node that this node believes to lead, 0 if none.
 	Leader watch.Value[int32]
 
-	wg sync.WaitGroup
+	wg   sync.WaitGroup
+	down chan struct{} // closed by stop when Raft is down
 
 	mu     sync.Mutex // guards what follows; set by start
 	raft   *raft.Raft
 	trans  *transport.GroupTransport
 	stores *stores
-	closed bool
+	barred bool // this node failed: it leads no more
 	note   transferNote
 }
 
 func newGroup(n *Node, id uint32) *Group {
-	g := &Group{ID: id, n: n, log: n.log.Named(fmt.Sprintf("raft.g%d", id)),
+	g := &Group{ID: id, n: n, log: n.log.Named(fmt.Sprintf("raft.g%d", id)), down: make(chan struct{}),
 		machine: newMachine(id, n.fail, n.ctx.Done())}
 	g.batcher = newBatcher(n.cfg.EntryBytes, n.cfg.MaxInFlightEntries, func(data []byte) raft.ApplyFuture {
 		return g.Raft().Apply(data, applyQueueTimeout)
@@ -157,7 +158,10 @@ func (g *Group) prepare(founders *raft.Configuration) error {
 	if err != nil {
 		err = fmt.Errorf("prepare group %d: %w", g.ID, err)
 	}
-	return errors.Join(err, s.close())
+	// A power cut must not leave an identity that speaks of stores whose
+	// directories were never written.
+	dir := groupDir(g.n.cfg.DataDir, g.ID)
+	return errors.Join(err, s.close(), syncDir(dir), syncDir(filepath.Dir(dir)), syncDir(g.n.cfg.DataDir))
 }
 
 // wipe removes what a start that did not get through left behind. Only called
@@ -197,14 +201,13 @@ func (g *Group) start(ctx context.Context) error {
 	g.raft, g.trans, g.stores = r, trans, s
 	g.mu.Unlock()
 	changes := make(chan raft.Observation, 64)
-	obs := raft.NewObserver(changes, false, func(o *raft.Observation) bool {
+	r.RegisterObserver(raft.NewObserver(changes, false, func(o *raft.Observation) bool {
 		_, ok := o.Data.(raft.LeaderObservation)
 		return ok
-	})
-	r.RegisterObserver(obs)
+	}))
 	g.run(func() { g.batcher.run(ctx) })
 	g.run(func() { g.watchLeading(ctx, notify) })
-	g.run(func() { g.watchLeader(ctx, changes) })
+	g.run(func() { g.watchLeader(ctx, r, changes) })
 	return nil
 }
 
@@ -216,21 +219,30 @@ func (g *Group) run(f func()) {
 	}()
 }
 
-// stop ends the instance. The node's context has ended before.
+// stop ends the instance. The node's context has ended before, and nobody
+// starts the group any more. Called once.
 func (g *Group) stop() error {
 	g.mu.Lock()
 	r, trans, s := g.raft, g.trans, g.stores
-	closed := g.closed
-	g.closed = true
 	g.mu.Unlock()
-	if r == nil || closed {
+	if r == nil {
 		return nil
 	}
 	down := r.Shutdown()
 	err := trans.Close()
 	err = errors.Join(err, down.Error())
+	close(g.down)
 	g.wg.Wait()
 	return errors.Join(err, s.close())
+}
+
+// abdicate makes the group lead nothing on this node any more. Raft may not
+// notice by itself: its main loop may hang in a write.
+func (g *Group) abdicate() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.barred = true
+	g.setLeading(nil)
 }
 
 // watchLeading follows Raft's own word on whether this node leads. Raft blocks
@@ -252,28 +264,17 @@ func (g *Group) watchLeading(ctx context.Context, notify <-chan bool) {
 			term, cancel = context.WithCancel(ctx)
 			g.run(func() { g.takeOffice(term) })
 		case <-ctx.Done():
-			// Raft goes on notifying until it is down.
 			g.mu.Lock()
 			cancel()
 			g.setLeading(nil)
 			g.mu.Unlock()
-			g.run(func() { drainUntilDown(g.Raft(), notify) })
-			return
-		}
-	}
-}
-
-func drainUntilDown(r *raft.Raft, notify <-chan bool) {
-	down := make(chan struct{})
-	go func() {
-		_ = r.Shutdown().Error()
-		close(down)
-	}()
-	for {
-		select {
-		case <-notify:
-		case <-down:
-			return
+			for { // Raft goes on notifying until it is down
+				select {
+				case <-notify:
+				case <-g.down:
+					return
+				}
+			}
 		}
 	}
 }
@@ -289,10 +290,7 @@ func (g *Group) setLeading(l *Leadership) {
 // here (Raft section 8: the no-op of the new term), then announces.
 func (g *Group) takeOffice(ctx context.Context) {
 	r := g.Raft()
-	if r == nil {
-		return // stopped before start returned
-	}
-	since := time.Now()
+	since, term := time.Now(), r.CurrentTerm()
 	applied := make(chan error, 1)
 	go func() { applied <- r.Barrier(0).Error() }()
 	select {
@@ -304,7 +302,7 @@ func (g *Group) takeOffice(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
-	l := &Leadership{Term: r.CurrentTerm(), Since: since, Required: make(map[fsm.TP]int64)}
+	l := &Leadership{Term: term, Since: since, Required: make(map[fsm.TP]int64)}
 	g.machine.read(func(s *fsm.Group) {
 		for tp, p := range s.Partitions {
 			l.Required[tp] = p.NextOffset
@@ -312,7 +310,9 @@ func (g *Group) takeOffice(ctx context.Context) {
 	})
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if ctx.Err() == nil && r.State() == raft.Leader {
+	// Still the same term: the barrier was this one's. Raft's word on a loss
+	// may be on its way when another term has begun already.
+	if ctx.Err() == nil && !g.barred && r.State() == raft.Leader && r.CurrentTerm() == term {
 		g.setLeading(l)
 	}
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,136 +27,43 @@ import (
 // (hashicorp/raft grants votes on an empty log), so it gets no Raft stream and
 // never starts a group.
 
-const joinPause = 300 * time.Millisecond
+const (
+	joinPause = 300 * time.Millisecond
+	askLimit  = 2 * time.Second // one round of questions
+	notYet    = "not a member yet: asking the peers"
+)
 
 type joinRequest struct {
-	Member bool            `json:"member"`
-	Node   fsm.CatalogNode `json:"node"`
+	// Enter asks to be registered if nobody has heard of this node. The first
+	// question never does: a member that knows the node under another
+	// incarnation must have had its say.
+	Enter bool            `json:"enter,omitempty"`
+	Node  fsm.CatalogNode `json:"node"`
 }
 
 type joinAnswer struct {
 	// Incarnation of the node that answers.
-	Incarnation string           `json:"incarnation"`
-	Member      bool             `json:"member"`
-	Admitted    bool             `json:"admitted"`
-	Problem     string           `json:"problem,omitempty"`
-	Known       map[int32]string `json:"known,omitempty"`
+	Incarnation string  `json:"incarnation"`
+	Peers       []int32 `json:"peers"` // its raft.peers
+	Member      bool    `json:"member"`
+	Admitted    bool    `json:"admitted"`
+	// Changed: before the cluster began, the node that asks was seen under
+	// another incarnation.
+	Changed bool `json:"changed,omitempty"`
+	// Refused: the node is known under another incarnation.
+	Refused bool             `json:"refused,omitempty"`
+	Problem string           `json:"problem,omitempty"`
+	Known   map[int32]string `json:"known,omitempty"`
 }
 
-var errStranger = errors.New("not on record")
-
-// Admit implements transport.Gate.
-func (n *Node) Admit(peer transport.Hello, raftStream bool) error {
-	if !raftStream {
-		return nil // calls by strangers reach the join handler only
-	}
-	if !n.Member() {
-		return errors.New("this node is not a member yet")
-	}
-	err := n.judge(peer.NodeID, peer.Incarnation)
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if err == nil {
-		delete(n.strangers, peer.NodeID)
-	} else if !errors.Is(err, errStranger) {
-		n.strangers[peer.NodeID] = err.Error()
-	}
-	return err
+// sighting is what was seen of a node before the cluster began.
+type sighting struct {
+	incarnation string // the newest
+	changed     bool   // there was another one before
 }
 
-// judge says whether a node is who the cluster knows under its id.
-func (n *Node) judge(id int32, incarnation string) error {
-	want, ok := n.onRecord(id)
-	switch {
-	case !ok:
-		return fmt.Errorf("node %d is not registered yet: %w", id, errStranger)
-	case want != incarnation:
-		return fmt.Errorf("node %d has incarnation %.8s, but %.8s is registered: its data_dir is new or another's; it neither votes nor counts until it is readmitted", id, incarnation, want)
-	}
-	return nil
-}
-
-// onRecord returns the incarnation that the cluster knows for a node: the
-// catalog's word, else what this node wrote down when it came in.
-func (n *Node) onRecord(id int32) (string, bool) {
-	var registered string
-	n.Catalog().Read(func(s *fsm.Group) {
-		if c := s.Catalog.Nodes[id]; c != nil {
-			registered = c.Incarnation
-		}
-	})
-	if registered != "" {
-		return registered, true
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if id == n.cfg.NodeID {
-		return n.identity.Incarnation, true
-	}
-	inc, ok := n.identity.Known[id]
-	return inc, ok
-}
-
-// heardJoin answers methodJoin, the one call that strangers may make.
-func (n *Node) heardJoin(ctx context.Context, from transport.Hello, payload []byte) ([]byte, error) {
-	var req joinRequest
-	if err := json.Unmarshal(payload, &req); err != nil {
-		return nil, fmt.Errorf("read a join request: %w", err)
-	}
-	n.mu.Lock()
-	if !n.identity.Member {
-		// Noted under the lock that begin takes: who was answered "no
-		// state" is among those the cluster begins with.
-		if !req.Member {
-			n.met[from.NodeID] = from.Incarnation
-		}
-		n.mu.Unlock()
-		return json.Marshal(joinAnswer{Incarnation: n.cfg.Self.Incarnation})
-	}
-	n.mu.Unlock()
-	answer := joinAnswer{Incarnation: n.cfg.Self.Incarnation, Member: true}
-	err := n.judge(from.NodeID, from.Incarnation)
-	if errors.Is(err, errStranger) && !req.Member && n.Catalog().Leading.Get() != nil {
-		err = n.admit(ctx, from, req.Node)
-	}
-	if err != nil {
-		answer.Problem = err.Error()
-		if !errors.Is(err, errStranger) {
-			n.mu.Lock()
-			n.strangers[from.NodeID] = answer.Problem
-			n.mu.Unlock()
-		}
-		return json.Marshal(answer)
-	}
-	answer.Admitted = true
-	answer.Known = n.allKnown()
-	return json.Marshal(answer)
-}
-
-// admit registers a node that nobody has heard of.
-func (n *Node) admit(ctx context.Context, from transport.Hello, node fsm.CatalogNode) error {
-	if node.ID != from.NodeID || node.Incarnation != from.Incarnation {
-		return errors.New("a node can only register itself")
-	}
-	r, err := n.Catalog().proposeAndWait(ctx, fsm.Control(fsm.KindRegisterNode, fsm.RegisterNode{Node: node}))
-	switch {
-	case err != nil:
-		return fmt.Errorf("register node %d: %w: %w", node.ID, errStranger, err)
-	case r.Verdict == fsm.Rejected:
-		return errors.New(r.Message)
-	}
-	n.log.Info("node joined the cluster", "node", node.ID, "incarnation", node.Incarnation)
-	return nil
-}
-
-func (n *Node) allKnown() map[int32]string {
-	known := make(map[int32]string)
-	for id := range n.cfg.Peers {
-		if inc, ok := n.onRecord(id); ok {
-			known[id] = inc
-		}
-	}
-	return known
+func (s sighting) seen(incarnation string) sighting {
+	return sighting{incarnation, s.changed || s.incarnation != "" && s.incarnation != incarnation}
 }
 
 // join asks the peers until this node is a member; it reports false if the
@@ -182,24 +90,9 @@ func (n *Node) join(ctx context.Context) bool {
 }
 
 func (n *Node) joinRound(ctx context.Context, majoritySince *time.Time) (bool, error) {
-	answers := n.askAll(ctx)
-	members, problem := 0, ""
-	for _, a := range answers {
-		if !a.Member {
-			continue
-		}
-		members++
-		if a.Admitted {
-			if a.Known == nil {
-				a.Known = make(map[int32]string)
-			}
-			return true, n.enter(a.Known, nil)
-		}
-		problem = a.Problem
-	}
-	if members > 0 {
-		n.setProblem("the cluster does not let this node in: " + problem)
-		return false, nil
+	answers := n.askAll(ctx, false)
+	if members(answers) {
+		return n.seekEntry(ctx, answers)
 	}
 	reached := len(answers) + 1
 	if 2*reached <= len(n.cfg.Peers) {
@@ -213,7 +106,47 @@ func (n *Node) joinRound(ctx context.Context, majoritySince *time.Time) (bool, e
 	if reached < len(n.cfg.Peers) && time.Since(*majoritySince) < n.cfg.JoinGrace {
 		return false, nil
 	}
-	return true, n.begin(answers)
+	return n.begin(ctx, answers)
+}
+
+func members(answers map[int32]joinAnswer) bool {
+	for _, a := range answers {
+		if a.Member {
+			return true
+		}
+	}
+	return false
+}
+
+// seekEntry enters a cluster that has begun, if nobody in it objects.
+func (n *Node) seekEntry(ctx context.Context, answers map[int32]joinAnswer) (bool, error) {
+	known, problem := welcome(answers)
+	if known == nil && problem == "" {
+		known, problem = welcome(n.askAll(ctx, true))
+	}
+	if known == nil {
+		n.setProblem("the cluster does not let this node in: " + cmp.Or(problem, "it has no leader that could register it yet"))
+		return false, nil
+	}
+	n.mu.Lock()
+	n.entering = true
+	n.mu.Unlock()
+	return n.enter(ctx, known, nil)
+}
+
+// welcome returns the incarnations that a member which lets this node in
+// knows, else nil, and the problem if one refuses it: that outweighs a welcome.
+func welcome(answers map[int32]joinAnswer) (known map[int32]string, problem string) {
+	for _, a := range answers {
+		switch {
+		case a.Refused:
+			return nil, a.Problem
+		case a.Admitted && known == nil:
+			known = make(map[int32]string)
+			maps.Copy(known, a.Known)
+		}
+	}
+	return known, ""
 }
 
 func (n *Node) setProblem(p string) {
@@ -226,11 +159,13 @@ func (n *Node) setProblem(p string) {
 	}
 }
 
+func (n *Node) peerIDs() []int32 { return slices.Sorted(maps.Keys(n.cfg.Peers)) }
+
 // askAll asks every peer at once and returns who answered.
-func (n *Node) askAll(ctx context.Context) map[int32]joinAnswer {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+func (n *Node) askAll(ctx context.Context, enter bool) map[int32]joinAnswer {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	raw, err := json.Marshal(joinRequest{Node: n.cfg.Self})
+	raw, err := json.Marshal(joinRequest{Enter: enter, Node: n.cfg.Self})
 	if err != nil {
 		n.log.Error("cannot encode a join request", "error", err)
 		return nil
@@ -242,14 +177,8 @@ func (n *Node) askAll(ctx context.Context) map[int32]joinAnswer {
 		if id == n.cfg.NodeID {
 			continue
 		}
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			var a joinAnswer
-			body, err := n.transport.Call(ctx, id, methodJoin, raw)
-			if err == nil {
-				err = json.Unmarshal(body, &a)
-			}
+		wg.Go(func() {
+			a, err := n.ask(ctx, id, raw)
 			if err != nil {
 				n.log.Debug("peer does not answer", "node", id, "error", err)
 				return
@@ -257,111 +186,105 @@ func (n *Node) askAll(ctx context.Context) map[int32]joinAnswer {
 			mu.Lock()
 			defer mu.Unlock()
 			out[id] = a
-		}()
+		})
 	}
 	wg.Wait()
 	return out
 }
 
+func (n *Node) ask(ctx context.Context, id int32, raw []byte) (joinAnswer, error) {
+	var a joinAnswer
+	body, err := n.transport.Call(ctx, id, methodJoin, raw)
+	if err == nil {
+		err = json.Unmarshal(body, &a)
+	}
+	if err == nil && !a.Member {
+		n.mu.Lock()
+		n.met[id] = n.met[id].seen(a.Incarnation)
+		n.mu.Unlock()
+	}
+	return a, err
+}
+
 // begin makes this node one of those the cluster begins with. All of them
 // write the same first configuration, so that it does not matter how many do.
-func (n *Node) begin(answers map[int32]joinAnswer) error {
+func (n *Node) begin(ctx context.Context, answers map[int32]joinAnswer) (bool, error) {
+	for id, a := range answers {
+		if !slices.Equal(a.Peers, n.peerIDs()) {
+			n.setProblem(fmt.Sprintf("raft.peers differ: nodes %v here, %v on node %d; make them equal on all nodes", n.peerIDs(), a.Peers, id))
+			return false, nil
+		}
+	}
+	known, problem := n.decide(answers)
+	if problem != "" {
+		n.setProblem(problem)
+		return false, nil
+	}
 	conf := &raft.Configuration{}
-	for _, id := range slices.Sorted(maps.Keys(n.cfg.Peers)) {
+	for _, id := range n.peerIDs() {
 		conf.Servers = append(conf.Servers, raft.Server{ID: transport.ServerID(id), Address: raft.ServerAddress(n.cfg.Peers[id])})
 	}
 	n.log.Info("no peer has state: beginning the cluster", "reached", len(answers)+1, "peers", len(n.cfg.Peers), "groups", n.cfg.Groups)
-	known := make(map[int32]string)
+	return n.enter(ctx, known, conf)
+}
+
+// decide fixes with which incarnations the cluster begins: all that were heard
+// of, because each of them may count on it. From here on this node no longer
+// says that it has no state. A node that was seen under two incarnations may
+// have begun the cluster under the first; only if everybody is here, and has
+// no state, it surely has not.
+func (n *Node) decide(answers map[int32]joinAnswer) (known map[int32]string, problem string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	known = make(map[int32]string)
+	all := len(answers)+1 == len(n.cfg.Peers)
 	for id, a := range answers {
-		known[id] = a.Incarnation
+		if a.Changed && !all {
+			return nil, fmt.Sprintf("node %d has seen this node with another data_dir: waiting for all peers, as the cluster may have begun with that", id)
+		}
 	}
-	return n.enter(known, conf)
+	for id, s := range n.met {
+		if id == n.cfg.NodeID {
+			continue
+		}
+		if a, ok := answers[id]; ok && a.Incarnation != s.incarnation {
+			return nil, fmt.Sprintf("node %d answers with incarnation %.8s and asks with %.8s: do two nodes have that id?", id, a.Incarnation, s.incarnation)
+		}
+		if s.changed && !all {
+			return nil, fmt.Sprintf("node %d lost its data_dir before the cluster began: waiting for all peers", id)
+		}
+		known[id] = s.incarnation
+	}
+	n.entering = true
+	return known, ""
 }
 
 // enter writes the stores and then the identity; a crash in between leaves a
 // node without state, which starts over.
-func (n *Node) enter(known map[int32]string, founders *raft.Configuration) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if founders != nil {
-		// Whoever was told "no state" by this node may count on it.
-		maps.Copy(known, n.met)
-	}
+func (n *Node) enter(ctx context.Context, known map[int32]string, founders *raft.Configuration) (bool, error) {
 	delete(known, n.cfg.NodeID)
 	for _, g := range n.groups {
+		if ctx.Err() != nil {
+			return false, nil
+		}
 		if err := g.wipe(); err != nil {
-			return err
+			return false, err
 		}
 		if err := g.prepare(founders); err != nil {
-			return err
+			return false, err
 		}
 	}
-	n.identity.Known, n.identity.Member = known, true
-	if err := n.identity.save(n.cfg.DataDir); err != nil {
-		return err
+	member := *n.identity // nobody else replaces it before this node is a member
+	member.Known, member.Member = known, true
+	if err := member.save(n.cfg.DataDir); err != nil {
+		return false, err
 	}
-	n.problem = ""
-	return n.startGroups()
-}
-
-// register tells the catalog who and where this node is, until it knows.
-func (n *Node) register(ctx context.Context) {
-	for ctx.Err() == nil {
-		r, err := n.Submit(ctx, fsm.CatalogGroup, fsm.Control(fsm.KindRegisterNode, fsm.RegisterNode{Node: n.cfg.Self}))
-		switch {
-		case err == nil && r.Verdict == fsm.Rejected:
-			n.fail(fmt.Errorf("the catalog refuses this node: %s", r.Message))
-			return
-		case err == nil:
-			return
-		}
-		n.log.Debug("cannot register yet", "error", err)
-		again, stop := n.after(joinPause)
-		select {
-		case <-again:
-		case <-ctx.Done():
-		}
-		stop()
-	}
-}
-
-// learn keeps what the catalog says of incarnations where it is read before
-// the catalog is.
-func (n *Node) learn(ctx context.Context) {
-	for {
-		_, changed := n.Catalog().CatalogChanged().Changed()
-		if err := n.writeDown(); err != nil {
-			n.fail(err)
-			return
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-func (n *Node) writeDown() error {
-	registered := make(map[int32]string)
-	n.Catalog().Read(func(s *fsm.Group) {
-		for id, c := range s.Catalog.Nodes {
-			if id != n.cfg.NodeID {
-				registered[id] = c.Incarnation
-			}
-		}
-	})
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	changed := false
-	for id, inc := range registered {
-		if n.identity.Known[id] != inc {
-			n.identity.Known[id] = inc
-			changed = true
-		}
+	n.identity, n.problem = &member, ""
+	n.mu.Unlock()
+	err := n.startGroups()
+	if errors.Is(err, ErrStopped) {
+		return false, nil
 	}
-	if !changed {
-		return nil
-	}
-	return n.identity.save(n.cfg.DataDir)
+	return err == nil, err
 }

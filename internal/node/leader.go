@@ -26,39 +26,61 @@ type transferNote struct {
 const noteValid = 5 * time.Second
 
 // watchLeader writes one line for every change of leader, with the whole story.
-func (g *Group) watchLeader(ctx context.Context, changes <-chan raft.Observation) {
-	var old int32
-	var lost time.Time
-	first := true
-	since := time.Now()
+//
+// An observation says that there is something to look at; what is true is read
+// from Raft. The first leader may have been seen before the observer was
+// there, and observations are dropped when too many wait.
+func (g *Group) watchLeader(ctx context.Context, r *raft.Raft, changes <-chan raft.Observation) {
+	s := leaderStory{first: true, since: time.Now()}
+	_, now := r.LeaderWithID()
 	for {
+		g.tellLeader(r, &s, nodeID(now))
 		select {
 		case <-ctx.Done():
 			return
 		case o := <-changes:
-			r := o.Raft
-			leader := nodeID(o.Data.(raft.LeaderObservation).LeaderID)
-			if leader == 0 {
-				if lost.IsZero() {
-					lost = lostSince(r)
-				}
-				g.Leader.Set(0)
-				continue
+			if gone := o.Data.(raft.LeaderObservation).LeaderID == ""; gone {
+				g.tellLeader(r, &s, 0) // the same leader may be back by now
 			}
-			gap := time.Duration(0)
-			switch {
-			case !lost.IsZero():
-				gap = time.Since(lost)
-			case first:
-				gap = time.Since(since)
-			}
-			if first || leader != old || !lost.IsZero() {
-				g.log.Info("leader changed", "group", g.ID, "old", old, "new", leader, "term", r.CurrentTerm(),
-					"why", g.why(first, old, leader), "gap", gap.Round(time.Millisecond).String())
-			}
-			old, lost, first = leader, time.Time{}, false
-			g.Leader.Set(leader)
+			_, now = r.LeaderWithID()
 		}
+	}
+}
+
+// leaderStory is what the next line about a group's leader tells.
+type leaderStory struct {
+	old   int32     // the last leader, 0 if there was none
+	lost  time.Time // since when there is none, zero if there is one
+	first bool      // none was seen yet
+	since time.Time // when the watch began
+}
+
+func (g *Group) tellLeader(r *raft.Raft, s *leaderStory, leader int32) {
+	if leader == 0 {
+		if s.lost.IsZero() && !s.first {
+			s.lost = lostSince(r)
+		}
+		g.setLeader(0)
+		return
+	}
+	gap := time.Duration(0)
+	switch {
+	case !s.lost.IsZero():
+		gap = time.Since(s.lost)
+	case s.first:
+		gap = time.Since(s.since)
+	}
+	if s.first || leader != s.old || !s.lost.IsZero() {
+		g.log.Info("leader changed", "group", g.ID, "old", s.old, "new", leader, "term", r.CurrentTerm(),
+			"why", g.why(s.first, s.old, leader), "gap", gap.Round(time.Millisecond).String())
+	}
+	s.old, s.lost, s.first = leader, time.Time{}, false
+	g.setLeader(leader)
+}
+
+func (g *Group) setLeader(leader int32) {
+	if g.Leader.Get() != leader {
+		g.Leader.Set(leader)
 	}
 }
 
@@ -105,7 +127,7 @@ func (g *Group) Transfer(ctx context.Context, to int32, why string) error {
 	}
 	note := transferNote{Group: g.ID, From: g.n.cfg.NodeID, To: to, Why: why}
 	g.setNote(note)
-	g.n.tellAll(ctx, methodNote, note)
+	g.n.tellAll(methodNote, note)
 	done := make(chan error, 1)
 	go func() {
 		done <- r.LeadershipTransferToServer(transport.ServerID(to), raft.ServerAddress(g.n.cfg.Peers[to])).Error()
@@ -130,6 +152,9 @@ func (g *Group) setNote(n transferNote) {
 
 // heardNote answers methodNote.
 func (n *Node) heardNote(_ context.Context, from transport.Hello, payload []byte) ([]byte, error) {
+	if err := n.Admit(from, true); err != nil {
+		return nil, err
+	}
 	var note transferNote
 	if err := json.Unmarshal(payload, &note); err != nil {
 		return nil, fmt.Errorf("read a transfer note: %w", err)

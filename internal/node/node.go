@@ -64,13 +64,34 @@ type Node struct {
 	failErr error         // set before failed is closed
 	once    sync.Once
 
-	mu        sync.Mutex // guards what follows
+	// life is held while groups are started and while closed is set, so that
+	// no group starts after Close has looked for those that run.
+	life sync.Mutex
+	gone chan struct{} // closed when Close is through
+
+	mu        sync.Mutex // guards what follows; never held during input or output
 	identity  *identity
-	met       map[int32]string // incarnations of nodes heard of before the cluster began
-	strangers map[int32]string // peers kept out, with the reason
-	problem   string           // why this node is not a member
-	closed    bool
+	met       map[int32]sighting // who was heard of before the cluster began
+	entering  bool               // this node no longer says that it has no state
+	strangers map[int32]stranger // peers kept out
+	problem   string             // why this node is not a member
+	closed    bool               // written under life, too
+	closeErr  error
 }
+
+// stranger is a peer that is kept out.
+type stranger struct {
+	why  string
+	seen time.Time
+}
+
+const (
+	// strangerValid is how long a stranger that is not heard of again is
+	// still named. One that runs asks, or is called, several times a second.
+	strangerValid = 10 * time.Second
+	// stopGrace bounds Close on a node whose disk hangs.
+	stopGrace = 3 * time.Second
+)
 
 // New returns a node that does nothing until Open. Its groups exist already,
 // so that others can watch them.
@@ -78,8 +99,8 @@ func New(cfg Config) *Node {
 	if cfg.JoinGrace == 0 {
 		cfg.JoinGrace = 2 * time.Second
 	}
-	n := &Node{cfg: cfg, log: cfg.Logger, failed: make(chan struct{}),
-		met: make(map[int32]string), strangers: make(map[int32]string)}
+	n := &Node{cfg: cfg, log: cfg.Logger, failed: make(chan struct{}), gone: make(chan struct{}),
+		met: make(map[int32]sighting), strangers: make(map[int32]stranger), problem: notYet}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	for id := range cfg.Groups {
 		n.groups = append(n.groups, newGroup(n, id))
@@ -112,6 +133,9 @@ func (n *Node) Init() error {
 		return err
 	}
 	n.identity = id
+	if id.Member {
+		n.problem = ""
+	}
 	n.cfg.Self.ID, n.cfg.Self.Incarnation = n.cfg.NodeID, id.Incarnation
 	n.transport = transport.New(transport.Config{
 		Self: transport.Hello{ClusterID: n.cfg.ClusterID, NodeID: n.cfg.NodeID, Incarnation: id.Incarnation,
@@ -121,6 +145,7 @@ func (n *Node) Init() error {
 	n.transport.Handle(methodJoin, n.heardJoin)
 	n.transport.Handle(methodSubmit, n.heardSubmit)
 	n.transport.Handle(methodNote, n.heardNote)
+	n.transport.Handle(methodWatch, n.heardWatch)
 	return nil
 }
 
@@ -149,33 +174,59 @@ func (n *Node) Open() error {
 	if err := n.transport.Serve(); err != nil {
 		return err
 	}
-	if n.identity.Member {
+	if n.Member() {
 		if err := n.startGroups(); err != nil {
 			return err
 		}
 	}
-	n.wg.Add(1)
-	go func() {
-		defer n.wg.Done()
+	n.spawn(func() {
 		if n.Member() || n.join(n.ctx) {
+			n.spawn(func() { n.learn(n.ctx) })
+			for id := range n.cfg.Peers {
+				if id != n.cfg.NodeID {
+					n.spawn(func() { n.watchPeer(n.ctx, id) })
+				}
+			}
 			n.register(n.ctx)
-			n.learn(n.ctx)
 		}
-	}()
+	})
 	return nil
 }
 
-// Close stops everything and returns when the goroutines are gone. Leadership
-// is given up without ceremony: hand over first.
-func (n *Node) Close() error {
+// spawn runs f in a goroutine that Close waits for; not after Close began.
+func (n *Node) spawn(f func()) {
 	n.mu.Lock()
-	closed := n.closed
+	defer n.mu.Unlock()
+	if n.closed {
+		return
+	}
+	n.wg.Go(f)
+}
+
+// Close stops everything and returns when the goroutines are gone. Leadership
+// is given up without ceremony: hand over first. On a node that failed it
+// returns with an error soon, though a write to disk may hang. A second caller
+// waits, too.
+func (n *Node) Close() error {
+	n.life.Lock()
+	n.mu.Lock()
+	first := !n.closed
 	n.closed = true
 	n.mu.Unlock()
-	if closed {
-		return nil
+	n.life.Unlock()
+	if !first {
+		<-n.gone
+		return n.closeErr
 	}
 	n.cancel()
+	torn := make(chan error, 1)
+	go func() { torn <- n.tearDown() }()
+	n.closeErr = n.awaitEnd(torn)
+	close(n.gone)
+	return n.closeErr
+}
+
+func (n *Node) tearDown() error {
 	var errs []error
 	for _, g := range n.groups {
 		errs = append(errs, g.stop())
@@ -185,6 +236,23 @@ func (n *Node) Close() error {
 	}
 	n.wg.Wait()
 	return errors.Join(errs...)
+}
+
+// awaitEnd waits for the tear-down, but not for ever on a disk that hangs.
+func (n *Node) awaitEnd(torn <-chan error) error {
+	select {
+	case err := <-torn:
+		return err
+	case <-n.failed:
+	}
+	late, stop := n.after(stopGrace)
+	defer stop()
+	select {
+	case err := <-torn:
+		return err
+	case <-late:
+		return fmt.Errorf("not everything was stopped within %s: a write to disk hangs", stopGrace)
+	}
 }
 
 // Failed is closed when the node must stop at once; Err says why.
@@ -205,6 +273,9 @@ func (n *Node) fail(err error) {
 		n.log.Error("this node must stop", "error", err)
 		n.failErr = err
 		close(n.failed)
+		for _, g := range n.groups {
+			g.abdicate()
+		}
 	})
 }
 
@@ -237,22 +308,38 @@ func (n *Node) Strangers() map[int32]string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	out := make(map[int32]string, len(n.strangers))
-	for id, why := range n.strangers {
-		out[id] = why
+	for id, s := range n.strangers {
+		if time.Since(s.seen) < strangerValid {
+			out[id] = s.why
+		}
 	}
 	return out
 }
 
+// noteStranger names a peer as kept out, err being the reason, or takes that
+// back if err is nil. Who is merely not on record yet is not named.
+func (n *Node) noteStranger(id int32, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case err == nil:
+		delete(n.strangers, id)
+	case !errors.Is(err, errStranger):
+		n.strangers[id] = stranger{err.Error(), time.Now()}
+	}
+}
+
 // startGroups starts all groups side by side: each reads its log.
 func (n *Node) startGroups() error {
+	n.life.Lock()
+	defer n.life.Unlock()
+	if n.ctx.Err() != nil {
+		return ErrStopped
+	}
 	errs := make([]error, len(n.groups))
 	var wg sync.WaitGroup
 	for i, g := range n.groups {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			errs[i] = g.start(n.ctx)
-		}()
+		wg.Go(func() { errs[i] = g.start(n.ctx) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
@@ -266,7 +353,7 @@ func (n *Node) after(d time.Duration) (<-chan time.Time, func()) {
 
 // tellAll sends a notice to every other node and does not wait for answers:
 // who misses it knows less, no more.
-func (n *Node) tellAll(ctx context.Context, method uint8, notice any) {
+func (n *Node) tellAll(method uint8, notice any) {
 	raw, err := json.Marshal(notice)
 	if err != nil {
 		n.log.Error("cannot encode a notice", "error", err)
@@ -276,14 +363,12 @@ func (n *Node) tellAll(ctx context.Context, method uint8, notice any) {
 		if id == n.cfg.NodeID {
 			continue
 		}
-		n.wg.Add(1)
-		go func() {
-			defer n.wg.Done()
-			ctx, cancel := context.WithTimeout(ctx, time.Second)
+		n.spawn(func() {
+			ctx, cancel := context.WithTimeout(n.ctx, time.Second)
 			defer cancel()
 			if _, err := n.transport.Call(ctx, id, method, raw); err != nil {
 				n.log.Debug("a notice did not get through", "node", id, "error", err)
 			}
-		}()
+		})
 	}
 }

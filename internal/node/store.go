@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -117,8 +118,15 @@ func (s *guardedStable) Set(k, v []byte) error {
 	return s.g.write("write term or vote", func() error { return s.StableStore.Set(k, v) })
 }
 
+// SetUint64 does not return if the write fails: Raft would panic then
+// (setCurrentTerm), and take the process with it before the node has told the
+// cause and closed its doors. The goroutine of Raft that asked ends instead.
 func (s *guardedStable) SetUint64(k []byte, v uint64) error {
-	return s.g.write("write term or vote", func() error { return s.StableStore.SetUint64(k, v) })
+	err := s.g.write("write term or vote", func() error { return s.StableStore.SetUint64(k, v) })
+	if err != nil {
+		runtime.Goexit()
+	}
+	return nil
 }
 
 // storeConfig says where and how a group is stored.

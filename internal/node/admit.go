@@ -1,0 +1,204 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"lockstep/fsm"
+	"lockstep/transport"
+)
+
+// registerTimeout bounds one attempt of a node to register itself.
+const registerTimeout = 5 * time.Second
+
+var errStranger = errors.New("not on record")
+
+// Admit implements transport.Gate.
+func (n *Node) Admit(peer transport.Hello, raftStream bool) error {
+	if !raftStream {
+		return nil // calls by strangers reach the join handler only
+	}
+	if !n.Member() {
+		return errors.New("this node is not a member yet")
+	}
+	err := n.judge(peer.NodeID, peer.Incarnation)
+	n.noteStranger(peer.NodeID, err)
+	return err
+}
+
+// judge says whether a node is who the cluster knows under its id.
+func (n *Node) judge(id int32, incarnation string) error {
+	want, ok := n.onRecord(id)
+	switch {
+	case !ok:
+		return fmt.Errorf("node %d is not registered yet: %w", id, errStranger)
+	case want != incarnation:
+		return fmt.Errorf("node %d has incarnation %.8s, but %.8s is registered: its data_dir is new or another's; it neither votes nor counts until it is readmitted", id, incarnation, want)
+	}
+	return nil
+}
+
+// onRecord returns the incarnation that the cluster knows for a node: the
+// catalog's word, else what this node wrote down when it came in.
+func (n *Node) onRecord(id int32) (string, bool) {
+	var registered string
+	n.Catalog().Read(func(s *fsm.Group) {
+		if c := s.Catalog.Nodes[id]; c != nil {
+			registered = c.Incarnation
+		}
+	})
+	if registered != "" {
+		return registered, true
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if id == n.cfg.NodeID {
+		return n.identity.Incarnation, true
+	}
+	inc, ok := n.identity.Known[id]
+	return inc, ok
+}
+
+// heardJoin answers methodJoin, the one call that strangers may make.
+func (n *Node) heardJoin(ctx context.Context, from transport.Hello, payload []byte) ([]byte, error) {
+	var req joinRequest
+	if err := json.Unmarshal(payload, &req); err != nil {
+		return nil, fmt.Errorf("read a join request: %w", err)
+	}
+	answer := joinAnswer{Incarnation: n.cfg.Self.Incarnation, Peers: n.peerIDs()}
+	member, s, err := n.meet(from)
+	if err != nil {
+		return nil, err
+	}
+	if !member {
+		answer.Changed = s.changed
+		return json.Marshal(answer)
+	}
+	answer.Member = true
+	err = n.judge(from.NodeID, from.Incarnation)
+	if errors.Is(err, errStranger) && req.Enter {
+		err = n.admit(ctx, from, req.Node)
+	}
+	n.noteStranger(from.NodeID, err)
+	if err != nil {
+		answer.Problem, answer.Refused = err.Error(), !errors.Is(err, errStranger)
+		return json.Marshal(answer)
+	}
+	answer.Admitted, answer.Known = true, n.allKnown()
+	return json.Marshal(answer)
+}
+
+// meet notes a node that was heard of, as long as this one is not a member.
+// Who is answered "no state" is among those the cluster begins with: begin
+// looks under the same lock, and nobody is answered so from then on.
+func (n *Node) meet(from transport.Hello) (member bool, s sighting, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.identity.Member {
+		return true, s, nil
+	}
+	if n.entering {
+		return false, s, errors.New("this node is entering the cluster: ask again")
+	}
+	s = n.met[from.NodeID].seen(from.Incarnation)
+	n.met[from.NodeID] = s
+	return false, s, nil
+}
+
+// admit registers a node that nobody has heard of, whoever leads the catalog:
+// the node may not reach the leader itself.
+func (n *Node) admit(ctx context.Context, from transport.Hello, node fsm.CatalogNode) error {
+	if node.ID != from.NodeID || node.Incarnation != from.Incarnation {
+		return errors.New("a node can only register itself")
+	}
+	r, err := n.Submit(ctx, fsm.CatalogGroup, fsm.Control(fsm.KindRegisterNode, fsm.RegisterNode{Node: node}))
+	switch {
+	case err != nil:
+		return fmt.Errorf("register node %d: %w: %w", node.ID, errStranger, err)
+	case r.Verdict == fsm.Rejected:
+		return errors.New(r.Message)
+	}
+	n.log.Info("node joined the cluster", "node", node.ID, "incarnation", node.Incarnation)
+	return nil
+}
+
+func (n *Node) allKnown() map[int32]string {
+	known := make(map[int32]string)
+	for id := range n.cfg.Peers {
+		if inc, ok := n.onRecord(id); ok {
+			known[id] = inc
+		}
+	}
+	return known
+}
+
+// register tells the catalog who and where this node is, until it knows.
+func (n *Node) register(ctx context.Context) {
+	for ctx.Err() == nil {
+		try, cancel := context.WithTimeout(ctx, registerTimeout)
+		r, err := n.Submit(try, fsm.CatalogGroup, fsm.Control(fsm.KindRegisterNode, fsm.RegisterNode{Node: n.cfg.Self}))
+		cancel()
+		switch {
+		case err == nil && r.Verdict == fsm.Rejected:
+			n.fail(fmt.Errorf("the catalog refuses this node: %s", r.Message))
+			return
+		case err == nil:
+			return
+		}
+		n.log.Debug("cannot register yet", "error", err)
+		again, stop := n.after(joinPause)
+		select {
+		case <-again:
+		case <-ctx.Done():
+		}
+		stop()
+	}
+}
+
+// learn keeps what the catalog says of incarnations where it is read before
+// the catalog is.
+func (n *Node) learn(ctx context.Context) {
+	for {
+		_, changed := n.Catalog().CatalogChanged().Changed()
+		if err := n.writeDown(); err != nil {
+			n.fail(err)
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// writeDown replaces the identity; after a node has entered, only learn does.
+func (n *Node) writeDown() error {
+	registered := make(map[int32]string)
+	n.Catalog().Read(func(s *fsm.Group) {
+		for id, c := range s.Catalog.Nodes {
+			if id != n.cfg.NodeID {
+				registered[id] = c.Incarnation
+			}
+		}
+	})
+	n.mu.Lock()
+	next := *n.identity
+	n.mu.Unlock()
+	next.Known = maps.Clone(next.Known)
+	maps.Copy(next.Known, registered)
+	if maps.Equal(next.Known, n.identity.Known) {
+		return nil
+	}
+	if err := next.save(n.cfg.DataDir); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.identity = &next
+	n.mu.Unlock()
+	return nil
+}
