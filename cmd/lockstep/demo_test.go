@@ -310,7 +310,9 @@ func TestDemo(t *testing.T) {
 	if err := d.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	<-d.exited
+	if err := <-d.exited; err == nil {
+		t.Error("a killed demo has exit code 0")
+	}
 	for _, pid := range append(nodes, brokers...) {
 		d.eventually(fmt.Sprintf("process %d has ended with its parent", pid), func() bool {
 			return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)

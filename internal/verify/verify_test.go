@@ -89,6 +89,18 @@ func TestBrokersAgainstStateMachine(t *testing.T) {
 	}
 }
 
+// All logs end before their brokers said.
+func TestLogsThatEndEarly(t *testing.T) {
+	nodes := three(t)
+	for _, n := range nodes {
+		n.batches, n.info.End, n.info.Hash = n.batches[:3], 8, n.batches[2].Hash
+	}
+	r := check(t, nodes, nil)
+	if p := r.Partitions[0]; r.Identical || !strings.Contains(strings.Join(r.Problems, "\n"), "ends at 8, though its broker said 10") {
+		t.Errorf("problems %q, partition %+v", r.Problems, p)
+	}
+}
+
 // Retention moves on by itself on each broker: what both have is compared.
 func TestLogsThatStartDifferently(t *testing.T) {
 	nodes := three(t)
