@@ -22,6 +22,7 @@ const (
 type autoCreator struct {
 	ctx    context.Context // ends the creations
 	create func(context.Context, string) error
+	wait   time.Duration // that ensure waits
 
 	mu      sync.Mutex
 	running map[string]*creation
@@ -47,7 +48,7 @@ func (a *autoCreator) ensure(ctx context.Context, names []string) map[string]err
 			started[name] = c
 		}
 	}
-	wait := time.NewTimer(autoCreateWait)
+	wait := time.NewTimer(a.wait)
 	defer wait.Stop()
 	for name, c := range started {
 		select {

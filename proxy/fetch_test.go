@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"net"
 	"slices"
@@ -144,152 +143,6 @@ func TestUnknownIsNotSaidBeforeTheCatalogIsKnown(t *testing.T) {
 	}
 }
 
-// TestPollEndsWithLeadership: a poll over two partitions ends when one moves;
-// the other comes back empty and well, with its end as the high watermark.
-func TestPollEndsWithLeadership(t *testing.T) {
-	f := newFixture(t, nil)
-	f.createTopic("orders", 2, nil)
-	f.fill("orders", 1, "a", "b")
-	c, other := f.dial(), f.dial()
-	req := fetchOf(longPoll, fetchPart{name: "orders"}, fetchPart{name: "orders", partition: 1, offset: 2})
-	corr := c.send(req)
-	otherReq := fetchOf(longPoll, fetchPart{name: "orders", partition: 1, offset: 2})
-	other.send(otherReq)
-	f.waitUpstream(2)
-	f.cluster.setLeader("orders", 0, 2)
-	got := fetched(receive[*kmsg.FetchResponse](c, corr, req))
-	if p := got[partitionKey{"orders", 0}]; p.ErrorCode != kerr.NotLeaderForPartition.Code {
-		t.Errorf("lost partition: code %d", p.ErrorCode)
-	}
-	if p := got[partitionKey{"orders", 1}]; p.ErrorCode != 0 || p.HighWatermark != 2 || len(p.RecordBatches) != 0 {
-		t.Errorf("kept partition: code %d, high watermark %d, %d bytes", p.ErrorCode, p.HighWatermark, len(p.RecordBatches))
-	}
-	f.waitUpstream(1) // the poll of the kept partition alone goes on
-	c.alive()
-	f.fill("orders", 1, "c") // and is answered by data
-	receive[*kmsg.FetchResponse](other, other.corr, otherReq)
-	// The connection dials the broker again for the next poll.
-	resp := do[*kmsg.FetchResponse](c, 12, fetchOf(longPoll, fetchPart{name: "orders", partition: 1, offset: 2}))
-	if p := fetched(resp)[partitionKey{"orders", 1}]; p.ErrorCode != 0 || len(p.RecordBatches) == 0 {
-		t.Errorf("next poll: code %d, %d bytes", p.ErrorCode, len(p.RecordBatches))
-	}
-}
-
-// TestPollSeesAViewThatChangedBeforeIt: the change came after the handler looked
-// and was announced before the poll waited.
-func TestPollSeesAViewThatChangedBeforeIt(t *testing.T) {
-	f := newFixture(t, nil)
-	f.createTopic("orders", 1, nil)
-	f.cluster.behave(func() {
-		lost := *f.cluster.view
-		topic := *lost.Topics["orders"]
-		topic.Partitions = []Partition{{Leader: 2}}
-		lost.Topics = map[string]*Topic{"orders": &topic}
-		f.cluster.next = &lost
-	})
-	got := fetched(do[*kmsg.FetchResponse](f.dial(), 12, fetchOf(longPoll, fetchPart{name: "orders"})))
-	if code := got[partitionKey{"orders", 0}].ErrorCode; code != kerr.NotLeaderForPartition.Code {
-		t.Errorf("code %d", code)
-	}
-}
-
-// TestPollEndsWithItsConnection: who breaks the protocol behind a poll gets the
-// poll's answer at once, then the end.
-func TestPollEndsWithItsConnection(t *testing.T) {
-	f := newFixture(t, nil)
-	f.createTopic("orders", 1, nil)
-	c := f.dial()
-	req := fetchOf(longPoll, fetchPart{name: "orders"})
-	corr := c.send(req)
-	f.waitUpstream(1)
-	c.write(headerOnly(999, 0))
-	got := fetched(receive[*kmsg.FetchResponse](c, corr, req))
-	if code := got[partitionKey{"orders", 0}].ErrorCode; code != kerr.NotLeaderForPartition.Code {
-		t.Errorf("code %d", code)
-	}
-	c.closed()
-}
-
-// TestPollEndsWhenTheTopicIsAnother: deleted and created again is not the same.
-func TestPollEndsWhenTheTopicIsAnother(t *testing.T) {
-	f := newFixture(t, nil)
-	f.createTopic("orders", 1, nil)
-	c := f.dial()
-	req := fetchOf(longPoll, fetchPart{name: "orders"})
-	corr := c.send(req)
-	f.waitUpstream(1)
-	f.cluster.update(func(v *View) {
-		again := *v.Topics["orders"]
-		again.ID += 100
-		v.Topics["orders"] = &again
-	})
-	got := fetched(receive[*kmsg.FetchResponse](c, corr, req))
-	if code := got[partitionKey{"orders", 0}].ErrorCode; code != kerr.NotLeaderForPartition.Code {
-		t.Errorf("code %d", code)
-	}
-}
-
-// TestPollEndsWithTheServer: a poll does not hold a shutdown up.
-func TestPollEndsWithTheServer(t *testing.T) {
-	f := newFixture(t, nil)
-	f.createTopic("orders", 1, nil)
-	c := f.dial()
-	req := fetchOf(longPoll, fetchPart{name: "orders"})
-	corr := c.send(req)
-	f.waitUpstream(1)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	if err := f.srv.Shutdown(ctx); err != nil {
-		t.Fatalf("shutdown: %v", err)
-	}
-	got := fetched(receive[*kmsg.FetchResponse](c, corr, req))
-	if code := got[partitionKey{"orders", 0}].ErrorCode; code != kerr.NotLeaderForPartition.Code {
-		t.Errorf("code %d", code)
-	}
-	c.closed()
-	assertNoProxyGoroutines(t)
-	if got := f.log.lines("[WARN]"); len(got) != 0 {
-		t.Errorf("a planned stop warned: %q", got)
-	}
-}
-
-// TestPollEndsWithTheBroker, and what needs no broker goes on.
-func TestPollEndsWithTheBroker(t *testing.T) {
-	f := newFixture(t, nil)
-	f.createTopic("orders", 1, nil)
-	c, other := f.dial(), f.dial()
-	req := fetchOf(longPoll, fetchPart{name: "orders"})
-	corr := c.send(req)
-	f.waitUpstream(1)
-	f.broker.Close()
-	notLeader := kerr.NotLeaderForPartition.Code
-	if code := fetched(receive[*kmsg.FetchResponse](c, corr, req))[partitionKey{"orders", 0}].ErrorCode; code != notLeader {
-		t.Errorf("poll: code %d", code)
-	}
-	// From here the broker cannot be dialled at all.
-	resp := do[*kmsg.FetchResponse](c, 12, fetchOf(longPoll, fetchPart{name: "orders"}))
-	if code := fetched(resp)[partitionKey{"orders", 0}].ErrorCode; code != notLeader {
-		t.Errorf("fetch: code %d", code)
-	}
-	list := listOffsetsOf("orders", 0, -1)
-	if code := do[*kmsg.ListOffsetsResponse](c, 7, list).Topics[0].Partitions[0].ErrorCode; code != notLeader {
-		t.Errorf("list offsets: code %d", code)
-	}
-	heartbeat := kmsg.NewPtrHeartbeatRequest()
-	heartbeat.Group = "g"
-	if code := do[*kmsg.HeartbeatResponse](c, 4, heartbeat).ErrorCode; code != kerr.CoordinatorNotAvailable.Code {
-		t.Errorf("heartbeat: code %d", code)
-	}
-	c.alive()
-	md := kmsg.NewPtrMetadataRequest()
-	if got := do[*kmsg.MetadataResponse](c, 9, md); len(got.Topics) != 1 || got.Topics[0].Partitions[0].Leader != 1 {
-		t.Errorf("metadata: %+v", got.Topics)
-	}
-	c.send(kmsg.NewPtrListGroupsRequest()) // has no way to say it
-	c.closed()
-	other.alive()
-}
-
 // TestOffsetOutOfRange lets the broker answer out of range and checks what the
 // client is told.
 func TestOffsetOutOfRange(t *testing.T) {
@@ -402,82 +255,6 @@ func troubledAnswer(t *testing.T, req *kmsg.FetchRequest, code int16, hints bool
 	return resp
 }
 
-func listOffsetsOf(topic string, partition int32, timestamp int64) *kmsg.ListOffsetsRequest {
-	req := kmsg.NewPtrListOffsetsRequest()
-	req.ReplicaID = -1
-	lt := kmsg.NewListOffsetsRequestTopic()
-	lt.Topic = topic
-	lp := kmsg.NewListOffsetsRequestTopicPartition()
-	lp.Partition, lp.Timestamp, lp.CurrentLeaderEpoch = partition, timestamp, 7
-	lt.Partitions = append(lt.Partitions, lp)
-	req.Topics = append(req.Topics, lt)
-	return req
-}
-
-// TestListOffsetsMerges asks for led and foreign partitions, with an epoch that
-// the broker does not know.
-func TestListOffsetsMerges(t *testing.T) {
-	f := newFixture(t, nil)
-	f.createTopic("orders", 2, nil)
-	f.fill("orders", 0, "a", "b")
-	f.cluster.setLeader("orders", 1, 3)
-	c := f.dial()
-	for version := int16(1); version <= 9; version++ {
-		req := listOffsetsOf("orders", 0, -1)
-		req.Topics[0].Partitions = append(req.Topics[0].Partitions, listOffsetsOf("orders", 1, -1).Topics[0].Partitions[0])
-		req.Topics = append(req.Topics, listOffsetsOf("nowhere", 0, -2).Topics...)
-		resp := do[*kmsg.ListOffsetsResponse](c, version, req)
-		got := map[partitionKey]kmsg.ListOffsetsResponseTopicPartition{}
-		for _, lt := range resp.Topics {
-			for _, p := range lt.Partitions {
-				got[partitionKey{lt.Topic, p.Partition}] = p
-			}
-		}
-		if p := got[partitionKey{"orders", 0}]; p.ErrorCode != 0 || p.Offset != 2 || p.LeaderEpoch != -1 {
-			t.Errorf("v%d led: %+v", version, p)
-		}
-		if p := got[partitionKey{"orders", 1}]; p.ErrorCode != kerr.NotLeaderForPartition.Code || p.Offset != -1 {
-			t.Errorf("v%d foreign: %+v", version, p)
-		}
-		if p := got[partitionKey{"nowhere", 0}]; p.ErrorCode != kerr.UnknownTopicOrPartition.Code {
-			t.Errorf("v%d unknown: %+v", version, p)
-		}
-	}
-	asReplica := listOffsetsOf("orders", 0, -1)
-	asReplica.ReplicaID = 2
-	if code := do[*kmsg.ListOffsetsResponse](c, 7, asReplica).Topics[0].Partitions[0].ErrorCode; code != kerr.InvalidRequest.Code {
-		t.Errorf("as a replica: code %d", code)
-	}
-}
-
-// TestOffsetForLeaderEpoch: no epoch ever ended before the end of the log.
-func TestOffsetForLeaderEpoch(t *testing.T) {
-	f := newFixture(t, nil)
-	f.createTopic("orders", 2, nil)
-	f.fill("orders", 0, "a", "b")
-	f.cluster.setLeader("orders", 1, 3)
-	c := f.dial()
-	for version := int16(2); version <= 4; version++ {
-		req := kmsg.NewPtrOffsetForLeaderEpochRequest()
-		req.ReplicaID = -1
-		ot := kmsg.NewOffsetForLeaderEpochRequestTopic()
-		ot.Topic = "orders"
-		for i := range int32(2) {
-			p := kmsg.NewOffsetForLeaderEpochRequestTopicPartition()
-			p.Partition, p.CurrentLeaderEpoch, p.LeaderEpoch = i, 9, 4
-			ot.Partitions = append(ot.Partitions, p)
-		}
-		req.Topics = append(req.Topics, ot)
-		got := do[*kmsg.OffsetForLeaderEpochResponse](c, version, req).Topics[0].Partitions
-		if got[0].ErrorCode != 0 || got[0].EndOffset != 2 || got[0].LeaderEpoch != 4 {
-			t.Errorf("v%d led: %+v", version, got[0])
-		}
-		if got[1].ErrorCode != kerr.NotLeaderForPartition.Code || got[1].EndOffset != -1 {
-			t.Errorf("v%d foreign: %+v", version, got[1])
-		}
-	}
-}
-
 // TestUpstreamIsDialledAgain after the broker closed an idle connection.
 func TestUpstreamIsDialledAgain(t *testing.T) {
 	f := newFixture(t, nil)
@@ -489,17 +266,6 @@ func TestUpstreamIsDialledAgain(t *testing.T) {
 	if code := fetched(resp)[partitionKey{"orders", 0}].ErrorCode; code != 0 {
 		t.Errorf("code %d", code)
 	}
-}
-
-// TestClientThatLeavesEndsItsPoll: the broker connection goes with it.
-func TestClientThatLeavesEndsItsPoll(t *testing.T) {
-	f := newFixture(t, nil)
-	f.createTopic("orders", 1, nil)
-	c := f.dial()
-	c.send(fetchOf(longPoll, fetchPart{name: "orders"}))
-	f.waitUpstream(1)
-	c.nc.Close()
-	eventually(t, "the connection to end", func() bool { return len(f.srv.snapshot()) == 0 })
 }
 
 // TestSlowReadersDoNotStarveOthers leaves large answers unread on many

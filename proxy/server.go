@@ -49,7 +49,7 @@ func New(cfg Config, cluster Cluster, producer Producer) (*Server, error) {
 		conns:     make(map[*conn]struct{}),
 	}
 	s.stopCtx, s.stop = context.WithCancelCause(context.Background())
-	s.auto = &autoCreator{ctx: s.stopCtx, create: s.autoCreate, running: make(map[string]*creation)}
+	s.auto = &autoCreator{ctx: s.stopCtx, create: s.autoCreate, wait: autoCreateWait, running: make(map[string]*creation)}
 	return s, nil
 }
 

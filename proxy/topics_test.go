@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -151,6 +152,7 @@ func TestAutoCreate(t *testing.T) {
 // catalog does not hold the answer up.
 func TestAutoCreateIsBounded(t *testing.T) {
 	f := newFixture(t, nil)
+	f.srv.auto.wait = 20 * time.Millisecond // before the first connection
 	var creating atomic.Int32
 	release := make(chan struct{})
 	f.cluster.behave(func() {
