@@ -136,9 +136,13 @@ func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
 }
 
 func (g *Group) openStores() (*stores, error) {
-	cfg := g.n.cfg
-	return openStores(storeConfig{dir: groupDir(cfg.DataDir, g.ID), kind: cfg.LogStore, segmentBytes: cfg.SegmentBytes,
-		timeout: cfg.StoreTimeout, logger: g.log.Named("store"), fatal: g.n.diskFailed})
+	cfg, wrap := g.n.cfg, g.n.wrapLog
+	c := storeConfig{dir: groupDir(cfg.DataDir, g.ID), kind: cfg.LogStore, segmentBytes: cfg.SegmentBytes,
+		timeout: cfg.StoreTimeout, logger: g.log.Named("store"), fatal: g.n.diskFailed}
+	if wrap != nil {
+		c.wrap = func(s raft.LogStore) raft.LogStore { return wrap(g.ID, s) }
+	}
+	return openStores(c)
 }
 
 // prepare makes the stores of a node that has none: with the cluster's first

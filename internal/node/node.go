@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 
 	"lockstep/fsm"
 	"lockstep/transport"
@@ -59,6 +60,8 @@ type Node struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+
+	wrapLog func(group uint32, s raft.LogStore) raft.LogStore // nil; tests break the disk with it
 
 	failed  chan struct{} // closed by fail
 	failErr error         // set before failed is closed

@@ -137,6 +137,7 @@ type storeConfig struct {
 	timeout      time.Duration
 	logger       hclog.Logger
 	fatal        func(error)
+	wrap         func(raft.LogStore) raft.LogStore // nil; tests break the disk with it
 }
 
 func groupDir(dataDir string, group uint32) string {
@@ -161,6 +162,9 @@ func openStores(c storeConfig) (*stores, error) {
 	inner, err := s.openLog(c)
 	if err != nil {
 		return nil, errors.Join(err, s.close())
+	}
+	if c.wrap != nil {
+		inner = c.wrap(inner)
 	}
 	g := &guardedLog{LogStore: inner, g: s.guard, begin: func() error { return stable.Set([]byte(logBeganKey), []byte{1}) }}
 	g.began.Store(s.has(logBeganKey))
