@@ -126,9 +126,9 @@ func Default() Config {
 		Raft: Raft{
 			Groups:               3,
 			LogStore:             LogStoreWAL,
-			HeartbeatTimeout:     250 * time.Millisecond,
-			ElectionTimeout:      250 * time.Millisecond,
-			LeaderLeaseTimeout:   250 * time.Millisecond,
+			HeartbeatTimeout:     500 * time.Millisecond,
+			ElectionTimeout:      500 * time.Millisecond,
+			LeaderLeaseTimeout:   400 * time.Millisecond,
 			CommitTimeout:        50 * time.Millisecond,
 			MaxInflightEntries:   8,
 			BatchBytes:           256 * KiB,

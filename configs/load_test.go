@@ -54,7 +54,7 @@ func TestLoadFillsWhatFollows(t *testing.T) {
 	if got, want := c.Raft.MaxAppendEntries, 8; got != want {
 		t.Errorf("raft.max_append_entries %d, want %d", got, want)
 	}
-	if got, want := c.Raft.HeartbeatTimeout, 250*time.Millisecond; got != want {
+	if got, want := c.Raft.HeartbeatTimeout, 500*time.Millisecond; got != want {
 		t.Errorf("raft.heartbeat_timeout %v, want the default %v", got, want)
 	}
 }

@@ -50,8 +50,8 @@ func TestValidateRefuses(t *testing.T) {
 		{"open advertise", []string{"raft.peers=1=h:1,2=i:1", "raft.listen=127.0.0.1:1"}, []string{"raft.advertise", "mutual TLS"}},
 		{"half TLS", []string{"raft.tls.cert_file=a"}, []string{"raft.tls", "incomplete"}},
 		{"TLS and insecure", []string{"raft.tls.cert_file=a", "raft.tls.key_file=b", "raft.tls.ca_file=c", "raft.insecure=true"}, []string{"raft.insecure", "remove one"}},
-		{"lease long", []string{"raft.leader_lease_timeout=251ms"}, []string{"raft.leader_lease_timeout", "set it to half of that, 125ms"}},
-		{"lease short", []string{"raft.leader_lease_timeout=50ms"}, []string{"raft.leader_lease_timeout", "a fifth"}},
+		{"lease long", []string{"raft.leader_lease_timeout=501ms"}, []string{"raft.leader_lease_timeout", "set it to half of that, 250ms"}},
+		{"lease short", []string{"raft.leader_lease_timeout=100ms"}, []string{"raft.leader_lease_timeout", "a fifth"}},
 		{"election short", []string{"raft.election_timeout=249ms"}, []string{"raft.election_timeout", "at least as long"}},
 		{"heartbeat", []string{"raft.heartbeat_timeout=4ms"}, []string{"raft.heartbeat_timeout", "at least 5ms"}},
 		{"commit", []string{"raft.commit_timeout=0s"}, []string{"raft.commit_timeout", "at least 1ms"}},
@@ -106,7 +106,7 @@ func TestValidateAccepts(t *testing.T) {
 		{"TLS", []string{"raft.peers=1=a:1,2=b:1,3=c:1", "raft.tls.cert_file=a", "raft.tls.key_file=b", "raft.tls.ca_file=c"}},
 		{"two listeners", []string{"listeners=INTERNAL://0.0.0.0:1,EXTERNAL://:2", "advertised_listeners=EXTERNAL://localhost:9092,INTERNAL://node-1:1"}},
 		{"largest entry", []string{"raft.max_entry_bytes=16MiB", "limits.max_frame_bytes=16MiB"}},
-		{"fast elections", []string{"raft.heartbeat_timeout=100ms", "raft.election_timeout=100ms", "raft.leader_lease_timeout=50ms"}},
+		{"fast elections", []string{"raft.heartbeat_timeout=100ms", "raft.election_timeout=100ms", "raft.leader_lease_timeout=100ms"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { mustLoad(t, minimal, tt.sets, nil) })
