@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -83,6 +84,11 @@ const (
 	defaultLaneBytes  = 4 << 20
 	defaultGroupBytes = 64 << 20
 	crowdedLaneBytes  = 256 << 10 // what a lane may hold while its group is over its limit
+
+	// conclusionAfter is how long a broker's log that is longer than the
+	// committed one is waited for before it is said to be wrong: longer than
+	// the word of a leader that was deposed can be under way.
+	conclusionAfter = 2 * time.Second
 )
 
 // Applier owns the way from the committed logs to the local broker.
@@ -95,14 +101,14 @@ type Applier struct {
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup
 
-	feeders map[uint32]*feeder // fixed after Open
-	changes watch.Index        // counts state changes of lanes
-	changeN struct {
-		sync.Mutex
-		n uint64
-	}
+	feeders         map[uint32]*feeder // fixed after Open
+	changes         watch.Index        // counts state changes of lanes
+	changeN         atomic.Uint64
+	conclusionAfter time.Duration
 
-	mu    sync.RWMutex
+	life sync.Mutex // held by Open and Close
+
+	mu    sync.RWMutex // guards lanes
 	lanes map[fsm.TP]*lane
 }
 
@@ -114,18 +120,27 @@ func New(cfg Config) *Applier {
 	if cfg.GroupBytes == 0 {
 		cfg.GroupBytes = defaultGroupBytes
 	}
-	a := &Applier{cfg: cfg, log: cfg.Logger.Named("apply"), feeders: make(map[uint32]*feeder), lanes: make(map[fsm.TP]*lane)}
+	a := &Applier{cfg: cfg, log: cfg.Logger.Named("apply"), feeders: make(map[uint32]*feeder), lanes: make(map[fsm.TP]*lane),
+		conclusionAfter: conclusionAfter}
 	a.ctx, a.cancel = context.WithCancelCause(context.Background())
 	return a
 }
 
-// Open reads the durable bindings and starts following the logs.
+// Open reads the durable bindings and starts following the logs. Everything
+// else but Close and Changes is called after it. It is called once.
 func (a *Applier) Open(logs map[uint32]Log) error {
+	a.life.Lock()
+	defer a.life.Unlock()
+	if a.ctx.Err() != nil {
+		return fmt.Errorf("open the applier: %w", context.Cause(a.ctx))
+	}
 	b, err := openBindings(filepath.Join(a.cfg.DataDir, "bindings.db"))
 	if err != nil {
 		return fmt.Errorf("open the bindings of topics to the broker's: %w", err)
 	}
-	a.topics = newTopics(a.ctx, a.cfg.Broker, b, a.log)
+	if a.topics, err = newTopics(a.ctx, a.cfg.Broker, b, a.log); err != nil {
+		return errors.Join(fmt.Errorf("read the bindings of topics to the broker's: %w", err), b.close())
+	}
 	for id, l := range logs {
 		a.feeders[id] = newFeeder(a, id, l)
 	}
@@ -143,6 +158,8 @@ func (a *Applier) Open(logs map[uint32]Log) error {
 // ErrClosed. It may be called more than once.
 func (a *Applier) Close() error {
 	a.cancel(ErrClosed)
+	a.life.Lock()
+	defer a.life.Unlock()
 	a.wg.Wait()
 	if a.topics == nil {
 		return nil
@@ -151,12 +168,7 @@ func (a *Applier) Close() error {
 }
 
 // bump wakes whoever watches Changes.
-func (a *Applier) bump() {
-	a.changeN.Lock()
-	defer a.changeN.Unlock()
-	a.changeN.n++
-	a.changes.Set(a.changeN.n)
-}
+func (a *Applier) bump() { a.changes.Set(a.changeN.Add(1)) }
 
 // Changes grows whenever a partition becomes ready, or stops being so.
 func (a *Applier) Changes() *watch.Index { return &a.changes }
@@ -174,9 +186,9 @@ func (a *Applier) Ready(tp fsm.TP, required int64) bool {
 	return l != nil && l.ready(required)
 }
 
-// WhenVisible calls fn, once, when the local broker holds everything of the
-// partition below offset end, or with the error that prevents it. fn may be
-// called from this goroutine or another, and must not block.
+// WhenVisible calls fn, once, when the local broker serves the partition and
+// holds everything of it below offset end, or with the error that prevents it.
+// fn may be called from this goroutine or another, and must not block.
 func (a *Applier) WhenVisible(tp fsm.TP, end int64, fn func(error)) {
 	l := a.lane(tp)
 	if l == nil {
@@ -219,7 +231,7 @@ type PartitionStatus struct {
 
 // GroupStatus is how far the local broker has followed a group.
 type GroupStatus struct {
-	BrokerApplied uint64            // every entry up to it is on the broker
+	BrokerApplied uint64            // every entry up to it is on the broker, quarantined partitions left out
 	Partitions    int               // lanes of the group
 	Troubled      []PartitionStatus // not ready, with the reason
 	QueuedBytes   int64

@@ -21,7 +21,8 @@ type feeder struct {
 
 	// fresh carries the leader's commit index, numbered, for lanes whose
 	// broker holds more than they have seen of the log.
-	fresh watch.Value[mark]
+	fresh  watch.Value[mark]
+	freshN atomic.Uint64
 
 	mu     sync.Mutex // guards what follows; held while an entry is dealt out
 	tail   *fsm.Group
@@ -39,16 +40,16 @@ func newFeeder(a *Applier, id uint32, log Log) *feeder {
 }
 
 func (f *feeder) conclude(index uint64) {
-	f.fresh.Set(mark{n: f.fresh.Get().n + 1, index: index})
+	f.fresh.Set(mark{n: f.freshN.Add(1), index: index})
 }
 
 // run deals out entries until the context ends. An entry that cannot be read
 // ends the applier: nothing after it may be applied.
 func (f *feeder) run(ctx context.Context) {
-	for {
+	defer f.stopLanes()
+	for ctx.Err() == nil {
 		applied, err := f.log.Applied().Wait(ctx, f.cursor+1)
 		if err != nil {
-			f.stopLanes()
 			return
 		}
 		for f.cursor < applied && ctx.Err() == nil {
@@ -83,7 +84,7 @@ func (f *feeder) step(index uint64) error {
 			return err
 		}
 		for i := range results {
-			f.deal(index, &results[i])
+			f.deal(index, len(data), &results[i])
 		}
 	}
 	f.cursor = index
@@ -109,17 +110,17 @@ func (f *feeder) shed() {
 }
 
 // deal hands one verdict to whom it concerns. f.mu is held.
-func (f *feeder) deal(index uint64, r *fsm.Result) {
+func (f *feeder) deal(index uint64, entryBytes int, r *fsm.Result) {
 	switch {
 	case r.Verdict == fsm.Appended:
 		l := f.lanes[r.TP]
-		if l.push(newItem(index, r)) {
+		if l.push(newItem(index, r), entryBytes) {
 			f.over[l] = struct{}{}
 		}
 	case r.Kind == fsm.KindOpen && r.Verdict == fsm.Done:
 		f.a.topics.declare(r.Open)
 		for _, tp := range r.Opened {
-			l := newLane(f, tp, r.Open.Name, index)
+			l := newLane(f, tp, r.Open, index)
 			f.lanes[tp] = l
 			f.a.startLane(l)
 		}
@@ -161,7 +162,9 @@ func (f *feeder) catchUp(ctx context.Context, l *lane, from *fsm.Group, gen uint
 			if r.TP != l.tp || r.Verdict != fsm.Appended {
 				continue
 			}
-			if err := l.pushAgain(ctx, newItem(index, r), gen); err != nil {
+			it := newItem(index, r)
+			it.own(len(data))
+			if err := l.pushAgain(ctx, it, gen); err != nil {
 				return err
 			}
 		}

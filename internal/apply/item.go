@@ -1,7 +1,9 @@
 package apply
 
 import (
+	"bytes"
 	"fmt"
+	"time"
 
 	"lockstep/fsm"
 	"lockstep/kafkawire"
@@ -14,11 +16,40 @@ type item struct {
 	count int32
 	seq   int32
 	crc   uint32          // as stamped
+	maxMs int64           // the batch's max timestamp
 	batch kafkawire.Batch // as committed; shared with Raft, never modified
 }
 
+// fenceHorizon is how old a batch may be for the broker to remember, for as
+// long as a few appends take, who wrote it. Kafka forgets a producer by the
+// timestamps of its batches, not by when they came
+// (ProducerStateManager.isProducerExpired), by default after a day.
+const fenceHorizon = 12 * time.Hour
+
 func newItem(index uint64, r *fsm.Result) item {
-	return item{index: index, base: r.BaseOffset, count: r.Count, seq: r.Sequence, crc: r.CRC, batch: r.Batch}
+	return item{index: index, base: r.BaseOffset, count: r.Count, seq: r.Sequence, crc: r.CRC,
+		maxMs: r.Batch.MaxTimestamp(), batch: r.Batch}
+}
+
+// own makes the item keep its batch alone alive: the bytes of an entry that
+// holds many partitions' batches must not hang on the slowest of them.
+func (it *item) own(entryBytes int) {
+	if 2*len(it.batch) < entryBytes {
+		it.batch = bytes.Clone(it.batch)
+	}
+}
+
+// trace is the item without its bytes: enough to compare.
+func (it *item) trace() *item {
+	t := *it
+	t.batch = nil
+	return &t
+}
+
+// fences says whether the broker will refuse what does not follow this item,
+// for as long as the next append takes.
+func (it *item) fences(now time.Time) bool {
+	return now.UnixMilli()-it.maxMs < fenceHorizon.Milliseconds()
 }
 
 func (it *item) end() int64  { return it.base + int64(it.count) }
@@ -30,18 +61,27 @@ func (it *item) stamped(topic uint64) []byte {
 }
 
 // compare says how a batch read from the broker differs from the item; empty
-// if it is the item.
-func (it *item) compare(topic uint64, got kafkawire.Batch) string {
-	pid := fsm.ApplierProducerID(topic)
+// if it is the item. Compaction keeps a batch's place and identity and may take
+// records out of it (LogCleaner), so where it runs no more can be asked for.
+func (it *item) compare(topic uint64, got kafkawire.Batch, compacted bool) string {
 	switch {
-	case got.BaseOffset() != it.base || got.Count() != it.count:
-		return fmt.Sprintf("holds offsets %d+%d, committed are %d+%d", got.BaseOffset(), got.Count(), it.base, it.count)
-	case got.ProducerID() != pid:
-		return fmt.Sprintf("was written by producer %d, not by lockstep (%d)", got.ProducerID(), pid)
+	case foreign(topic, got) != "":
+		return foreign(topic, got)
+	case got.BaseOffset() != it.base || got.LastOffsetDelta() != it.count-1:
+		return fmt.Sprintf("holds offsets %d+%d, committed are %d+%d", got.BaseOffset(), int64(got.LastOffsetDelta())+1, it.base, it.count)
 	case got.BaseSequence() != it.seq:
 		return fmt.Sprintf("has sequence %d, committed is %d", got.BaseSequence(), it.seq)
-	case got.CRC() != it.crc:
+	case got.CRC() != it.crc && !compacted:
 		return fmt.Sprintf("has CRC %08x, committed is %08x", got.CRC(), it.crc)
+	}
+	return ""
+}
+
+// foreign says that a batch on the broker was not written by any applier of
+// this cluster for this topic; empty if it was.
+func foreign(topic uint64, got kafkawire.Batch) string {
+	if pid := fsm.ApplierProducerID(topic); got.ProducerID() != pid {
+		return fmt.Sprintf("was written by producer %d, not by lockstep (%d): something else writes to this broker", got.ProducerID(), pid)
 	}
 	return ""
 }

@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,6 +37,8 @@ type lane struct {
 	tp   fsm.TP
 	name string
 
+	compacted bool // the broker may take records out of old batches
+
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	wake   chan struct{} // something was pushed; capacity 1
@@ -46,6 +49,7 @@ type lane struct {
 	bytes   int64      // of the queue and of what the pipe holds
 	oldest  uint64     // entry of the oldest item not on the broker, 0 if none
 	acked   int64      // everything below is on the broker, and compared
+	high    int64      // the highest that acked ever was: less is not served
 	live    bool       // the feeder's items are wanted
 	resume  *fsm.Group // where to read again from, while not live
 	gen     uint64     // number of the catch-up that may push
@@ -55,8 +59,8 @@ type lane struct {
 	waiters []waiter
 }
 
-func newLane(f *feeder, tp fsm.TP, name string, index uint64) *lane {
-	l := &lane{f: f, tp: tp, name: name, live: true, state: StateOpening, since: time.Now(),
+func newLane(f *feeder, tp fsm.TP, o *fsm.Open, index uint64) *lane {
+	l := &lane{f: f, tp: tp, name: o.Name, compacted: strings.Contains(o.Config["cleanup.policy"], "compact"), live: true, state: StateOpening, since: time.Now(),
 		wake: make(chan struct{}, 1), room: make(chan struct{}, 1), oldest: index}
 	l.ctx, l.cancel = context.WithCancelCause(f.a.ctx)
 	return l
@@ -71,12 +75,13 @@ func signal(ch chan struct{}) {
 
 // push is called by the feeder for each of its items; it reports whether the
 // lane now holds more than it may.
-func (l *lane) push(it item) (over bool) {
+func (l *lane) push(it item, entryBytes int) (over bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.live || l.state == StateQuarantined || l.state == StateClosed {
 		return false
 	}
+	it.own(entryBytes)
 	l.enqueue(it)
 	return l.bytes > l.f.a.cfg.LaneBytes
 }
@@ -100,7 +105,7 @@ func (l *lane) pushAgain(ctx context.Context, it item, gen uint64) error {
 			l.mu.Unlock()
 			signal(l.room) // the one that took over may be waiting for it
 			return errSuperseded
-		case l.bytes <= l.f.a.cfg.LaneBytes/2:
+		case l.roomy():
 			l.enqueue(it)
 			l.mu.Unlock()
 			return nil
@@ -112,6 +117,15 @@ func (l *lane) pushAgain(ctx context.Context, it item, gen uint64) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// roomy says whether a catch-up may push: what it reads again must not fill the
+// memory that the group has, all lanes together. l.mu is held.
+func (l *lane) roomy() bool {
+	if l.f.bytes.Load() > l.f.a.cfg.GroupBytes {
+		return l.bytes == 0
+	}
+	return l.bytes <= l.f.a.cfg.LaneBytes/2
 }
 
 // fallBehind takes the lane off the feed; it reads again from the state that
@@ -199,10 +213,22 @@ func (l *lane) release(n int64) {
 func (l *lane) advance(end int64, n int64, oldest uint64) {
 	l.mu.Lock()
 	l.release(n)
-	if end > l.acked {
-		l.acked = end
-	}
+	l.acked = max(l.acked, end)
+	l.high = max(l.high, l.acked)
 	l.setOldest(oldest)
+	due := l.takeDue()
+	l.mu.Unlock()
+	for _, w := range due {
+		w.fn(nil)
+	}
+}
+
+// takeDue takes out the waiters whose wish has come true. l.mu is held; they
+// are called after it is released.
+func (l *lane) takeDue() []waiter {
+	if l.state != StateReady {
+		return nil
+	}
 	var due []waiter
 	keep := l.waiters[:0]
 	for _, w := range l.waiters {
@@ -214,10 +240,7 @@ func (l *lane) advance(end int64, n int64, oldest uint64) {
 	}
 	clear(l.waiters[len(keep):])
 	l.waiters = keep
-	l.mu.Unlock()
-	for _, w := range due {
-		w.fn(nil)
-	}
+	return due
 }
 
 // setOldest notes the oldest entry that is not on the broker. l.mu is held.
@@ -242,7 +265,7 @@ func (l *lane) whenVisible(end int64, fn func(error)) {
 		err = ErrClosed
 	case l.state == StateQuarantined:
 		err = ErrQuarantined
-	case l.acked < end:
+	case l.acked < end || l.state != StateReady:
 		l.waiters = append(l.waiters, waiter{end, fn})
 		l.mu.Unlock()
 		return
@@ -254,7 +277,7 @@ func (l *lane) whenVisible(end int64, fn func(error)) {
 func (l *lane) ready(required int64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.state == StateReady && l.acked >= required
+	return l.state == StateReady && l.acked >= max(required, l.high)
 }
 
 func (l *lane) held() int64 {
@@ -263,7 +286,8 @@ func (l *lane) held() int64 {
 	return l.bytes
 }
 
-// setState records a change of state and wakes whoever watches.
+// setState records a change of state, calls whom it concerns and wakes whoever
+// watches.
 func (l *lane) setState(s State, reason string) {
 	l.mu.Lock()
 	changed := l.state != s && l.state != StateClosed
@@ -271,10 +295,28 @@ func (l *lane) setState(s State, reason string) {
 		l.state, l.since = s, time.Now()
 	}
 	l.reason = reason
+	var due []waiter
+	if changed {
+		due = l.takeDue()
+	}
 	l.mu.Unlock()
+	for _, w := range due {
+		w.fn(nil)
+	}
 	if changed {
 		l.f.a.bump()
 	}
+}
+
+// trouble notes why the lane does not serve at the moment.
+func (l *lane) trouble(reason string) {
+	l.mu.Lock()
+	s := l.state
+	l.mu.Unlock()
+	if s == StateReady {
+		s = StateAttaching
+	}
+	l.setState(s, reason) // the lane's goroutine alone changes the state
 }
 
 // give ends the lane's service for good: nobody waits on it any longer and it

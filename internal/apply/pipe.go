@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"lockstep/internal/broker"
-	"lockstep/kafkawire"
 )
 
 // maxInFlight batches of one partition may be unanswered at once: the broker
@@ -62,15 +61,15 @@ type pipe struct {
 	l        *lane
 	pending  []item // not on the broker for sure, oldest first; the first sent of them are on their way
 	sent     int
-	last     *item // the newest item that is known to stand on the broker
-	refusals int   // of the sequence, in a row
+	last     *item // the newest item that is known to stand on the broker, without its bytes
+	refusals int   // of the sequence, or of an offset, in a row
 }
 
 // run serves the partition until the lane is stopped.
 func (l *lane) run() {
 	defer l.cancel(ErrClosed)
 	p := &pipe{l: l}
-	backoff := minBackoff
+	backoff, warned := minBackoff, false
 	for {
 		before := l.acked
 		err := p.serve(l.ctx)
@@ -82,21 +81,34 @@ func (l *lane) run() {
 		case errors.As(err, &d):
 			l.f.a.log.Error("partition quarantined on this node: not served until it is rebuilt",
 				"topic", l.name, "partition", l.tp.Partition, "group", l.f.id, "reason", d.reason)
-			p.pending, p.sent = nil, 0
+			p.pending = nil
 			l.give(StateQuarantined, d.reason, ErrQuarantined)
 			<-l.ctx.Done()
 			l.give(StateClosed, "", ErrClosed)
 			return
 		}
-		l.setState(StateAttaching, err.Error())
+		l.trouble(err.Error())
 		if l.acked > before {
-			backoff = minBackoff
+			backoff, warned = minBackoff, false
 		}
-		l.f.a.log.Debug("attaching again", "topic", l.name, "partition", l.tp.Partition, "reason", err)
+		if backoff < maxBackoff || warned {
+			l.f.a.log.Debug("attaching again", "topic", l.name, "partition", l.tp.Partition, "reason", err)
+		} else {
+			warned = true
+			l.f.a.log.Warn("cannot append to the local broker and keeps trying: look at the broker's own log",
+				"topic", l.name, "partition", l.tp.Partition, "group", l.f.id, "reason", err)
+		}
 		if !pause(l.ctx, backoff) {
 			continue
 		}
 		backoff = min(2*backoff, maxBackoff)
+	}
+}
+
+// opened says that the broker has the topic.
+func (l *lane) opened() {
+	if l.state == StateOpening { // only this goroutine writes it
+		l.setState(StateAttaching, "")
 	}
 }
 
@@ -113,88 +125,48 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// serve attaches once and appends until something goes wrong.
+// serve attaches once and appends until something goes wrong. When it returns,
+// nothing that it sent can reach the broker's log any more, unless the
+// connection was lost.
 func (p *pipe) serve(ctx context.Context) error {
 	l, b := p.l, p.l.f.a.cfg.Broker
 	if err := b.WaitUp(ctx); err != nil {
 		return err
 	}
-	if err := l.f.a.topics.ensure(ctx, l.tp); err != nil {
+	lease, err := l.f.a.topics.ensure(ctx, l.tp)
+	if err != nil {
 		return err
 	}
+	defer lease.release()
+	l.opened()
 	sess, err := b.Session(ctx)
 	if err != nil {
 		return fmt.Errorf("connect to the broker: %w", err)
 	}
-	start, end, err := b.LogEnd(ctx, l.name, l.tp.Partition)
+	at, err := l.look(ctx)
 	if err != nil {
-		return fmt.Errorf("read the log end offset: %w", err)
+		return err
 	}
-	var last kafkawire.Batch
-	if end > start {
-		raw, err := b.LastBatch(ctx, l.name, l.tp.Partition, end)
-		if err != nil {
-			return fmt.Errorf("read the last batch: %w", err)
-		}
-		if last, _, err = kafkawire.ParseBatch(raw); err != nil {
-			return distrustf("the broker's last batch before offset %d is unreadable: %v", end, err)
-		}
-	}
-	at := attachment{end: end, last: last, fresh: l.f.fresh.Get().n}
-	return p.flow(ctx, sess, &at)
-}
-
-// attachment is what the broker held when the lane attached.
-type attachment struct {
-	end     int64
-	last    kafkawire.Batch // nil if the log is empty or its tail was deleted
-	agreed  bool            // the log below end is what was committed
-	fresh   uint64          // number of the leader's last mark before
-	success bool            // an append succeeded since
-}
-
-// begin compares the broker's end with what this process already knew of it.
-func (p *pipe) begin(at *attachment) error {
-	l := p.l
-	acked := l.acked // only this goroutine writes it
-	switch {
-	case at.end < acked:
-		l.f.a.log.Warn("the broker's log is shorter than it was: filling it again from the raft log",
-			"topic", l.name, "partition", l.tp.Partition, "log-end-offset", at.end, "was", acked)
-		p.pending, p.last = nil, nil
-		l.rewind()
-		at.agreed = at.end == 0
-	case at.end > acked || acked == 0:
-		at.agreed = at.end == 0
-	case p.last != nil && at.last != nil:
-		if diff := p.last.compare(l.tp.Topic, at.last); diff != "" {
-			return distrustf("the broker's last batch %s", diff)
-		}
-		at.agreed = true
-	default:
-		at.agreed = true // its tail was deleted by retention: nothing to compare
-	}
-	return nil
+	at.sess, at.revoked = sess, lease.revoked
+	defer p.drain(at)
+	return p.flow(ctx, at)
 }
 
 // flow moves items from the queue to the broker.
-func (p *pipe) flow(ctx context.Context, sess Session, at *attachment) error {
-	p.sent = 0
+func (p *pipe) flow(ctx context.Context, at *attachment) error {
 	if err := p.begin(at); err != nil {
 		return err
 	}
-	results := make(chan broker.Result, maxInFlight)
 	for {
 		p.l.startCatchUp()
 		if err := p.agree(at); err != nil {
 			return err
 		}
+		var marks <-chan struct{}
 		if at.agreed {
 			p.settle()
-			p.send(sess, at, results)
-		}
-		var marks <-chan struct{}
-		if !at.agreed {
+			p.send(at)
+		} else {
 			m, changed := p.l.f.fresh.Changed()
 			if err := p.tooLong(at, m); err != nil {
 				return err
@@ -204,13 +176,14 @@ func (p *pipe) flow(ctx context.Context, sess Session, at *attachment) error {
 		select {
 		case <-p.l.wake:
 		case <-marks:
-		case r := <-results:
+		case r := <-at.results:
 			if err := p.answered(r, at); err != nil {
-				p.drain(ctx, sess, results)
 				return err
 			}
-		case <-sess.Done():
+		case <-at.sess.Done():
 			return fmt.Errorf("connection to the broker lost: %w", errAgain)
+		case <-at.revoked:
+			return fmt.Errorf("the topic is made anew on the broker: %w", errAgain)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -226,45 +199,6 @@ func (p *pipe) settle() {
 	l.setState(StateReady, "")
 }
 
-// agree passes over items that the broker already has, up to the one that
-// stands last in its log, and compares that one.
-func (p *pipe) agree(at *attachment) error {
-	if at.agreed {
-		return nil
-	}
-	for {
-		if len(p.pending) == 0 {
-			p.pending = p.l.take()
-			if len(p.pending) == 0 {
-				return nil
-			}
-		}
-		it := p.pending[0]
-		switch {
-		case it.end() < at.end:
-			p.drop(0)
-		case it.end() == at.end:
-			if at.last != nil {
-				if diff := it.compare(p.l.tp.Topic, at.last); diff != "" {
-					return distrustf("the broker's last batch %s", diff)
-				}
-			}
-			p.last = &it
-			p.drop(at.end)
-			at.agreed = true
-			return nil
-		case it.base < at.end:
-			return distrustf("the broker's log ends at offset %d, inside the committed batch %d+%d", at.end, it.base, it.count)
-		default:
-			// Items begin above the broker's end: they were taken up
-			// when the broker had more. Read again.
-			p.pending = nil
-			p.l.rewind()
-			return nil
-		}
-	}
-}
-
 // drop removes the first pending item, which the broker has. The log is
 // trusted up to end.
 func (p *pipe) drop(end int64) {
@@ -278,49 +212,31 @@ func (p *pipe) drop(end int64) {
 	p.l.advance(end, it.size(), oldest)
 }
 
-// tooLong decides whether a broker that holds more than this node has seen of
-// the log holds more than was committed. That is so if a leader named its
-// commit index after the attach, and everything up to it has passed here.
-func (p *pipe) tooLong(at *attachment, m mark) error {
-	if m.n < at.fresh+2 || len(p.pending) > 0 {
-		return nil
-	}
-	l := p.l
-	l.f.mu.Lock()
-	defer l.f.mu.Unlock()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.f.cursor < m.index || !l.live || len(l.queue) > 0 {
-		return nil
-	}
-	end := int64(0)
-	if part := l.f.tail.Partitions[l.tp]; part != nil {
-		end = part.NextOffset
-	}
-	if at.end <= end {
-		return nil
-	}
-	return distrustf("the broker's log ends at offset %d, but only %d offsets were ever committed: something else writes to it", at.end, end)
-}
-
 // send puts as many items on their way as the broker may have unanswered.
-func (p *pipe) send(sess Session, at *attachment, results chan<- broker.Result) {
-	allowed := 1
-	if at.success {
-		allowed = maxInFlight
-	}
-	for p.sent < allowed {
+func (p *pipe) send(at *attachment) {
+	l, now := p.l, time.Now()
+	for p.sent < maxInFlight {
 		if p.sent == len(p.pending) {
-			p.pending = append(p.pending, p.l.take()...)
+			p.pending = append(p.pending, l.take()...)
 			if p.sent == len(p.pending) {
 				return
 			}
 		}
+		if p.sent > 0 && !p.fenced(at, now) {
+			return
+		}
 		it := &p.pending[p.sent]
 		p.sent++
-		sess.Append(broker.Append{Topic: p.l.name, Partition: p.l.tp.Partition, Batch: it.stamped(p.l.tp.Topic)},
-			func(r broker.Result) { results <- r })
+		at.sess.Append(broker.Append{Topic: l.name, Partition: l.tp.Partition, Batch: it.stamped(l.tp.Topic)},
+			func(r broker.Result) { at.results <- r })
 	}
+}
+
+// fenced says whether the broker would refuse the next item if the one before
+// it were refused: only then may it follow at once. It does not where it knows
+// nothing of the applier, or forgets it because of old timestamps.
+func (p *pipe) fenced(at *attachment, now time.Time) bool {
+	return at.success && p.last.fences(now) && p.pending[p.sent-1].fences(now)
 }
 
 // answered takes the broker's answer to the oldest item on its way.
@@ -342,26 +258,35 @@ func (p *pipe) answered(r broker.Result, at *attachment) error {
 		return ref
 	}
 	it := p.pending[0]
-	if r.BaseOffset != it.base {
+	switch {
+	case r.BaseOffset == it.base:
+	case r.BaseOffset < 0: // says nothing: the log end will
+		if p.refusals++; p.refusals >= maxSequenceRefusals {
+			return distrustf("the broker does not say where it put the batch committed at offset %d, %d times in a row", it.base, p.refusals)
+		}
+		return fmt.Errorf("append answered without an offset: %w", errAgain)
+	default:
 		return distrustf("the broker put the batch committed at offset %d at offset %d", it.base, r.BaseOffset)
 	}
 	p.refusals = 0
 	at.success = true
-	p.last = &it
+	p.last = it.trace()
 	p.drop(it.end())
 	return nil
 }
 
 // drain waits for what is still on its way, so that nothing of it lands
-// between the next look at the log end and the next append.
-func (p *pipe) drain(ctx context.Context, sess Session, results <-chan broker.Result) {
-	for p.sent > 0 {
+// between the next look at the log end and the next append, or in another topic
+// of that name.
+func (p *pipe) drain(at *attachment) {
+	for ; p.sent > 0; p.sent-- {
 		select {
-		case <-results:
-			p.sent--
-		case <-sess.Done():
+		case <-at.results:
+		case <-at.sess.Done():
+			p.sent = 0
 			return
-		case <-ctx.Done():
+		case <-p.l.f.a.ctx.Done():
+			p.sent = 0
 			return
 		}
 	}

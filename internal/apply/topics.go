@@ -24,10 +24,10 @@ type topics struct {
 	wg     sync.WaitGroup
 
 	mu    sync.Mutex // guards what follows
-	err   error      // the store could not be read
 	bound map[uint64]binding
 	want  map[uint64]*fsm.Open // what the log opened, newest settings
 	names map[string]*nameOwner
+	uses  map[uint64]*use
 }
 
 // nameOwner serialises what is done about one name.
@@ -36,14 +36,17 @@ type nameOwner struct {
 	newest uint64        // the newest topic that ever had the name
 }
 
-func newTopics(ctx context.Context, b Broker, store *bindings, log hclog.Logger) *topics {
-	t := &topics{ctx: ctx, broker: b, store: store, log: log,
+func newTopics(ctx context.Context, b Broker, store *bindings, log hclog.Logger) (*topics, error) {
+	bound, err := store.all()
+	if err != nil {
+		return nil, err
+	}
+	t := &topics{ctx: ctx, broker: b, store: store, log: log, bound: bound, uses: make(map[uint64]*use),
 		want: make(map[uint64]*fsm.Open), names: make(map[string]*nameOwner)}
-	t.bound, t.err = store.all()
-	for id, v := range t.bound {
+	for id, v := range bound {
 		t.owner(v.Name, id)
 	}
-	return t
+	return t, nil
 }
 
 func (t *topics) close() error {
@@ -74,8 +77,8 @@ func (t *topics) declare(o *fsm.Open) {
 }
 
 // remove deletes the broker's topic of a topic that the log closed. It returns
-// at once; the work is done when the broker can be reached, and is durable
-// from before its first step. Called by feeders.
+// at once; the work is done when the broker can be reached. A node that stops
+// before finds the close in the log again. Called by feeders.
 func (t *topics) remove(c *fsm.Close) {
 	t.mu.Lock()
 	delete(t.want, c.Topic)
@@ -117,11 +120,11 @@ func (t *topics) lock(ctx context.Context, name string, id uint64) (*nameOwner, 
 func (o *nameOwner) unlock() { <-o.busy }
 
 // look returns what is known of a topic.
-func (t *topics) look(id uint64) (b binding, bound bool, want *fsm.Open, err error) {
+func (t *topics) look(id uint64) (b binding, bound bool, want *fsm.Open) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	b, bound = t.bound[id]
-	return b, bound, t.want[id], t.err
+	return b, bound, t.want[id]
 }
 
 func (t *topics) put(id uint64, b binding) error {
@@ -135,44 +138,51 @@ func (t *topics) put(id uint64, b binding) error {
 }
 
 // ensure returns when the broker has the partition, in a topic that is bound
-// to the catalog's. ErrClosed: the topic was deleted. A distrust: the broker
-// has another topic under that name.
-func (t *topics) ensure(ctx context.Context, tp fsm.TP) error {
-	_, _, want, err := t.look(tp.Topic)
-	switch {
-	case err != nil:
-		return err
-	case want == nil:
-		return ErrClosed
+// to the catalog's, with a lease to append to it. ErrClosed: the topic was
+// deleted. A distrust: the broker has another topic under that name.
+func (t *topics) ensure(ctx context.Context, tp fsm.TP) (*lease, error) {
+	_, _, want := t.look(tp.Topic)
+	if want == nil {
+		return nil, ErrClosed
 	}
 	o, err := t.lock(ctx, want.Name, tp.Topic)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer o.unlock()
-	b, bound, want, err := t.look(tp.Topic)
-	switch {
-	case err != nil:
-		return err
-	case want == nil || b.Gone || t.newest(o) > tp.Topic:
-		return ErrClosed // a newer topic of that name exists only because this one was closed everywhere
+	b, bound, want := t.look(tp.Topic)
+	if want == nil || b.Gone || t.newest(o) > tp.Topic {
+		return nil, ErrClosed // a newer topic of that name exists only because this one was closed everywhere
 	}
 	if err := t.deleteOlder(ctx, want.Name, tp.Topic); err != nil {
-		return err
+		return nil, err
 	}
 	info, err := t.broker.Topic(ctx, want.Name)
 	switch {
 	case errors.Is(err, broker.ErrNoTopic):
-		if bound {
-			t.log.Warn("the broker lost a topic: creating it again", "topic", want.Name)
-		}
-		return t.create(ctx, tp.Topic, want)
+		err = t.createAgain(ctx, tp.Topic, bound, want)
 	case err != nil:
-		return fmt.Errorf("look the topic up: %w", err)
+		err = fmt.Errorf("look the topic up: %w", err)
 	case !bound || b.UUID != info.UUID:
-		return t.takeOver(ctx, tp.Topic, want)
+		err = t.takeOver(ctx, tp.Topic, want)
+	default:
+		err = t.extend(ctx, info, want)
 	}
-	return t.extend(ctx, info, want)
+	if err != nil {
+		return nil, err
+	}
+	return t.lease(tp.Topic), nil
+}
+
+// createAgain makes a topic that the broker has never had, or has no more.
+func (t *topics) createAgain(ctx context.Context, id uint64, bound bool, want *fsm.Open) error {
+	if bound {
+		t.log.Warn("the broker lost a topic: creating it again", "topic", want.Name)
+	}
+	if err := t.revoke(ctx, id); err != nil {
+		return err
+	}
+	return t.create(ctx, id, want)
 }
 
 func (t *topics) newest(o *nameOwner) uint64 {
@@ -208,6 +218,9 @@ func (t *topics) create(ctx context.Context, id uint64, want *fsm.Open) error {
 // takeOver deals with a topic on the broker that is not bound: an empty one is
 // made anew with our settings; one with records is not ours to touch.
 func (t *topics) takeOver(ctx context.Context, id uint64, want *fsm.Open) error {
+	if err := t.revoke(ctx, id); err != nil {
+		return err
+	}
 	info, err := t.broker.Topic(ctx, want.Name)
 	if err != nil {
 		return fmt.Errorf("look the topic up: %w", err)
@@ -218,7 +231,7 @@ func (t *topics) takeOver(ctx context.Context, id uint64, want *fsm.Open) error 
 			return fmt.Errorf("read the log end offset: %w", err)
 		}
 		if end > 0 {
-			return distrustf("the broker already has a topic %q that lockstep did not create, and it holds records: move it away or delete it on that broker", want.Name)
+			return distrustf("the broker already has a topic %q that lockstep did not create, and it holds records: move it away or delete it on that broker, then restart this node", want.Name)
 		}
 	}
 	t.log.Info("replacing an empty topic that lockstep did not create", "topic", want.Name)
@@ -257,14 +270,15 @@ func (t *topics) delete(ctx context.Context, name string, id uint64) error {
 }
 
 func (t *topics) deleteLocked(ctx context.Context, name string, id uint64) error {
-	b, bound, _, err := t.look(id)
+	b, bound, _ := t.look(id)
 	switch {
-	case err != nil:
-		return err
 	case bound && b.Gone:
 		return nil
 	case !bound: // never made here: it must not be made later, when the log is read again
 		return t.put(id, binding{Name: name, Gone: true})
+	}
+	if err := t.revoke(ctx, id); err != nil {
+		return err
 	}
 	if err := t.broker.WaitUp(ctx); err != nil {
 		return err

@@ -1,0 +1,317 @@
+package apply
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"lockstep/fsm"
+	"lockstep/internal/watch"
+)
+
+// memLog is a committed log in memory.
+type memLog struct {
+	applied watch.Index
+
+	mu      sync.Mutex
+	entries [][]byte // of index 1 on; nil is one of Raft's own
+}
+
+func (l *memLog) Applied() *watch.Index { return &l.applied }
+
+func (l *memLog) Entry(index uint64) ([]byte, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if index == 0 || index > l.applied.Get() {
+		return nil, fmt.Errorf("entry %d is not applied", index)
+	}
+	return l.entries[index-1], nil
+}
+
+func (l *memLog) add(data []byte) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entries = append(l.entries, data)
+	return uint64(len(l.entries))
+}
+
+// world is one node: logs, the state machines that Raft would apply to, a
+// broker and the applier between them.
+type world struct {
+	t       *testing.T
+	cfg     Config
+	broker  *testBroker
+	local   *local
+	applier *Applier
+	logs    map[uint32]*memLog
+	heads   map[uint32]*fsm.Group
+
+	names  map[uint64]string
+	groups map[fsm.TP]uint32
+	want   map[fsm.TP][]item // everything that was appended
+	level  uint64
+	fill   byte
+}
+
+// newWorld has groups numbered from 1 and a running applier.
+func newWorld(t *testing.T, groups uint32, edit func(*Config)) *world {
+	w := &world{t: t, broker: newTestBroker(t), logs: make(map[uint32]*memLog), heads: make(map[uint32]*fsm.Group),
+		names: make(map[uint64]string), groups: make(map[fsm.TP]uint32), want: make(map[fsm.TP][]item)}
+	w.local = newLocal(t, w.broker.addr)
+	for id := uint32(1); id <= groups; id++ {
+		w.logs[id], w.heads[id] = &memLog{}, fsm.NewGroup(id)
+	}
+	w.cfg = Config{Broker: w.local, DataDir: t.TempDir(), Logger: hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: &testLog{t: t}})}
+	if edit != nil {
+		edit(&w.cfg)
+	}
+	w.start()
+	t.Cleanup(w.stop)
+	return w
+}
+
+// testLog writes log lines to the test that they belong to, while it runs.
+type testLog struct{ t *testing.T }
+
+func (l *testLog) Write(p []byte) (int, error) {
+	if l.t.Context().Err() == nil {
+		l.t.Log(strings.TrimSpace(string(p)))
+	}
+	return len(p), nil
+}
+
+func (w *world) start() {
+	w.t.Helper()
+	w.applier = New(w.cfg)
+	logs := make(map[uint32]Log)
+	for id, l := range w.logs {
+		logs[id] = l
+	}
+	if err := w.applier.Open(logs); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// stop closes the applier, which must end whatever it does.
+func (w *world) stop() {
+	w.t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- w.applier.Close() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			w.t.Error(err)
+		}
+	case <-time.After(testWait):
+		w.t.Fatal("the applier does not close")
+	}
+}
+
+func (w *world) restart() {
+	w.t.Helper()
+	w.stop()
+	w.start()
+}
+
+// commit puts commands in a group's log and applies them to its head.
+func (w *world) commit(group uint32, cmds ...fsm.Command) []fsm.Result {
+	w.t.Helper()
+	results := w.commitSilently(group, cmds...)
+	w.logs[group].applied.Set(w.heads[group].Index)
+	return results
+}
+
+// commitSilently does not tell the applier yet.
+func (w *world) commitSilently(group uint32, cmds ...fsm.Command) []fsm.Result {
+	w.t.Helper()
+	data := fsm.EncodeEntry(1, cmds)
+	index := w.logs[group].add(data)
+	results, err := w.heads[group].Apply(index, data)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for i := range results {
+		if r := &results[i]; r.Verdict == fsm.Appended {
+			w.want[r.TP] = append(w.want[r.TP], newItem(index, r))
+		}
+	}
+	return results
+}
+
+// open opens partitions of a topic in a group.
+func (w *world) open(group uint32, topic uint64, name string, parts ...int32) {
+	w.t.Helper()
+	w.level++
+	w.names[topic] = name
+	total := int32(0)
+	for tp := range w.groups {
+		if tp.Topic == topic {
+			total = max(total, tp.Partition+1)
+		}
+	}
+	for _, n := range parts {
+		w.groups[fsm.TP{Topic: topic, Partition: n}] = group
+		total = max(total, n+1)
+	}
+	w.commit(group, fsm.Control(fsm.KindOpen, fsm.Open{Level: w.level, Topic: topic, Name: name, Total: total, Partitions: parts}))
+}
+
+// closeTopic closes a topic in one group.
+func (w *world) closeTopic(group uint32, topic uint64) {
+	w.t.Helper()
+	w.level++
+	w.commit(group, fsm.Control(fsm.KindClose, fsm.Close{Level: w.level, Topic: topic, Name: w.names[topic]}))
+	for tp, g := range w.groups {
+		if tp.Topic == topic && g == group {
+			delete(w.groups, tp)
+			delete(w.want, tp)
+		}
+	}
+}
+
+// appendCmd is the append of a batch unlike all others.
+func (w *world) appendCmd(tp fsm.TP, count int32, size int) fsm.Command {
+	w.fill++
+	return fsm.AppendCommand(tp, makeBatch(count, size, w.fill))
+}
+
+// send commits n batches of a partition, one entry each.
+func (w *world) send(tp fsm.TP, n int) {
+	w.t.Helper()
+	for range n {
+		w.commit(w.groups[tp], w.appendCmd(tp, int32(1+len(w.want[tp])%3), 20+len(w.want[tp])%50))
+	}
+}
+
+func (w *world) end(tp fsm.TP) int64 { return w.heads[w.groups[tp]].Partitions[tp].NextOffset }
+
+// visible waits until the broker has everything below end.
+func (w *world) visible(tp fsm.TP, end int64) error {
+	w.t.Helper()
+	w.dealt(w.groups[tp])
+	ch := make(chan error, 2)
+	w.applier.WhenVisible(tp, end, func(err error) { ch <- err })
+	select {
+	case err := <-ch:
+		return err
+	case <-time.After(testWait):
+		w.t.Fatalf("%s %s is not visible up to %d: %+v", w.names[tp.Topic], tp, end, w.applier.Status(w.groups[tp]))
+		return nil
+	}
+}
+
+// dealt waits until the feeder has dealt out everything of a group.
+func (w *world) dealt(group uint32) {
+	w.t.Helper()
+	w.await("the feeder follows", func() bool {
+		f := w.applier.feeders[group]
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.cursor >= w.logs[group].applied.Get()
+	})
+}
+
+// await asks again after every change that the applier announces, and now and
+// then, because not everything that a test looks at is announced.
+func (w *world) await(what string, ok func() bool) {
+	w.t.Helper()
+	timeout := time.After(testWait)
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		_, changed := w.applier.Changes().Changed()
+		select {
+		case <-changed:
+		case <-tick.C:
+		case <-timeout:
+			w.t.Fatalf("never came: %s", what)
+		}
+	}
+}
+
+// settled waits until everything is on the broker, then compares its logs with
+// what the state machines say.
+func (w *world) settled() {
+	w.t.Helper()
+	for _, tp := range w.partitions() {
+		if err := w.visible(tp, w.end(tp)); err != nil {
+			w.t.Fatalf("%s: %v: %+v", tp, err, w.applier.Status(w.groups[tp]).Troubled)
+		}
+	}
+	for _, tp := range w.partitions() {
+		w.await(tp.String()+" is ready", func() bool { return w.applier.Ready(tp, w.end(tp)) })
+		w.compare(tp)
+	}
+	for id := range w.logs {
+		w.await("nothing is held any more", func() bool {
+			s := w.applier.Status(id)
+			return s.QueuedBytes == 0 && len(s.Troubled) == 0 && s.BrokerApplied == w.logs[id].applied.Get()
+		})
+	}
+}
+
+func (w *world) partitions() []fsm.TP {
+	var tps []fsm.TP
+	for tp := range w.groups {
+		tps = append(tps, tp)
+	}
+	slices.SortFunc(tps, func(a, b fsm.TP) int { return strings.Compare(a.String(), b.String()) })
+	return tps
+}
+
+// compare reads a partition from the broker and holds it against the state
+// machine: offsets, every byte but what the broker writes, and the hash.
+func (w *world) compare(tp fsm.TP) {
+	w.t.Helper()
+	got := w.local.brokerLog(w.t, w.names[tp.Topic], tp.Partition)
+	if len(got) != len(w.want[tp]) {
+		w.t.Fatalf("%s: the broker has %d batches, %d were committed", tp, len(got), len(w.want[tp]))
+	}
+	var hash uint64
+	for i, b := range got {
+		it := w.want[tp][i]
+		want := it.stamped(tp.Topic)
+		if b.BaseOffset() != it.base || b.CRC() != it.crc || !bytes.Equal(b[8:12], want[8:12]) || !bytes.Equal(b[16:], want[16:]) {
+			w.t.Fatalf("%s: batch %d at offset %d is not what was committed at %d", tp, i, b.BaseOffset(), it.base)
+		}
+		hash = fsm.ChainHash(hash, b.BaseOffset(), len(b), b.CRC())
+	}
+	if p := w.heads[w.groups[tp]].Partitions[tp]; p.Hash != hash {
+		w.t.Fatalf("%s: the broker's hash is %x, the state machine's %x", tp, hash, p.Hash)
+	}
+}
+
+// quarantined waits until a partition is, and returns the reason.
+func (w *world) quarantined(tp fsm.TP) string {
+	w.t.Helper()
+	var reason string
+	w.await(tp.String()+" is quarantined", func() bool {
+		for _, p := range w.applier.Status(w.groups[tp]).Troubled {
+			if p.TopicID == tp.Topic && p.Partition == tp.Partition && p.State == string(StateQuarantined) {
+				reason = p.Reason
+				return true
+			}
+		}
+		return false
+	})
+	if w.applier.Ready(tp, 0) {
+		w.t.Errorf("%s is quarantined and ready", tp)
+	}
+	return reason
+}
+
+func (w *world) wantQuarantine(tp fsm.TP, words string) {
+	w.t.Helper()
+	if reason := w.quarantined(tp); !strings.Contains(reason, words) {
+		w.t.Errorf("%s is quarantined because %q, want %q", tp, reason, words)
+	}
+	if err := w.visible(tp, 1<<40); err != ErrQuarantined {
+		w.t.Errorf("a waiter for %s got %v", tp, err)
+	}
+}
