@@ -147,7 +147,7 @@ func (d *demo) startBroker(ctx context.Context, n *demoNode) error {
 	name := fmt.Sprintf("the broker of node %d", n.id)
 	c, err := embedded.StartChild(ctx, embedded.ChildConfig{Argv: append([]string{d.self}, append(args, "--with-parent")...), Stderr: out})
 	if err != nil {
-		if errors.Is(context.Cause(ctx), context.Canceled) {
+		if errors.Is(ctx.Err(), context.Canceled) {
 			return errStopped
 		}
 		return fmt.Errorf("%s: %w\n%s", name, err, lastOf(n.brokerLog))
@@ -224,7 +224,7 @@ func (d *demo) awaitReady(ctx context.Context) error {
 		case m := <-ended:
 			return fmt.Errorf("%w: %s ended: %s\n%s", errDemoNotReady, m.name, howEnded(m), lastOf(m.log))
 		case <-ctx.Done():
-			if errors.Is(context.Cause(ctx), context.Canceled) {
+			if errors.Is(ctx.Err(), context.Canceled) {
 				return errStopped
 			}
 			return fmt.Errorf("%w after %s: %w; see the logs in %s", errDemoNotReady, demoReadyTimeout, why,
