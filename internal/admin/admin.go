@@ -3,6 +3,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -102,8 +103,8 @@ func (s *Server) livez(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	st := s.cluster.Status()
 	cs := checks{{"member", nil}, {"broker", nil}, {"groups", nil}}
-	if p := s.node.Problem(); p != "" {
-		cs[0].err = errors.New(p)
+	if p := s.node.Problem(); p != "" || !s.node.Member() {
+		cs[0].err = errors.New(cmp.Or(p, "not a member yet"))
 	}
 	for _, n := range st.Nodes {
 		if n.ID == s.cfg.Self && n.Broker.State != "up" {

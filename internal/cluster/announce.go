@@ -50,7 +50,11 @@ type GroupReport struct {
 
 // Announcement is what every node tells every other, often.
 type Announcement struct {
-	Node        int32            `json:"node"`
+	Node int32 `json:"node"`
+	// Boot names the process, Number counts its announcements: an older one
+	// that comes late is no news.
+	Boot        string           `json:"boot"`
+	Number      uint64           `json:"number"`
 	Incarnation string           `json:"incarnation"`
 	Version     string           `json:"version"`
 	Stopping    bool             `json:"stopping,omitempty"`
@@ -68,11 +72,32 @@ type roster struct {
 	news map[int32]*Announcement
 }
 
-func (r *roster) put(a *Announcement) {
+// put notes an announcement unless a newer one of that process is known.
+func (r *roster) put(a *Announcement) bool {
 	a.heard = time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if old := r.news[a.Node]; old != nil && old.Boot == a.Boot && old.Number >= a.Number {
+		return false
+	}
 	r.news[a.Node] = a
+	return true
+}
+
+// check says whether an announcement is what the code that reads it expects.
+func (a *Announcement) check(from int32, groups int) error {
+	if a.Node != from {
+		return fmt.Errorf("an announcement of node %d came from node %d", a.Node, from)
+	}
+	if len(a.Groups) != groups {
+		return fmt.Errorf("an announcement of %d groups, there are %d", len(a.Groups), groups)
+	}
+	for i := range a.Groups {
+		if a.Groups[i].Group != uint32(i) {
+			return fmt.Errorf("an announcement has group %d in place %d", a.Groups[i].Group, i)
+		}
+	}
+	return nil
 }
 
 // fresh returns the announcements that still hold, and when the first of them
@@ -108,7 +133,7 @@ func (r *roster) last() map[int32]*Announcement {
 
 // describe puts together what this node has to say.
 func (c *Cluster) describe() *Announcement {
-	a := &Announcement{Node: c.cfg.Self, Incarnation: c.node.Incarnation(), Version: c.cfg.Version,
+	a := &Announcement{Node: c.cfg.Self, Boot: c.boot, Number: c.announced.Add(1), Incarnation: c.node.Incarnation(), Version: c.cfg.Version,
 		Stopping: c.stopping.Load(), Problem: c.node.Problem(), Strangers: c.node.Strangers(), Broker: c.cfg.Broker()}
 	for _, g := range c.node.Groups() {
 		a.Groups = append(a.Groups, c.describeGroup(g))
@@ -135,7 +160,14 @@ func (c *Cluster) describeGroup(g *node.Group) GroupReport {
 		return rep
 	}
 	rep.Leading, rep.Term = true, l.Term
-	var tps []fsm.TP
+	rep.NotReady = c.notReady(g, l)
+	return rep
+}
+
+// notReady lists the partitions of a group that this node leads and cannot
+// serve yet.
+func (c *Cluster) notReady(g *node.Group, l *node.Leadership) []fsm.TP {
+	var tps, out []fsm.TP
 	g.Read(func(s *fsm.Group) {
 		tps = make([]fsm.TP, 0, len(s.Partitions))
 		for tp := range s.Partitions {
@@ -144,10 +176,10 @@ func (c *Cluster) describeGroup(g *node.Group) GroupReport {
 	})
 	for _, tp := range tps {
 		if !c.applier.Ready(tp, l.Required[tp]) {
-			rep.NotReady = append(rep.NotReady, tp)
+			out = append(out, tp)
 		}
 	}
-	return rep
+	return out
 }
 
 // announce tells the others, on change and regularly, until the context ends.
@@ -207,20 +239,25 @@ func (c *Cluster) heard(_ context.Context, from transport.Hello, payload []byte)
 	if err := json.Unmarshal(payload, a); err != nil {
 		return nil, fmt.Errorf("read an announcement: %w", err)
 	}
-	if a.Node != from.NodeID {
-		return nil, fmt.Errorf("an announcement of node %d came from node %d", a.Node, from.NodeID)
+	if err := a.check(from.NodeID, len(c.node.Groups())); err != nil {
+		return nil, err
 	}
-	c.roster.put(a)
-	c.conclude(a)
-	c.poke()
+	if c.roster.put(a) {
+		c.conclude(a)
+		c.poke()
+	}
 	return nil, nil
 }
 
-// conclude passes on what a leader in office has applied.
+// conclude passes on what a leader in office has applied. A leader of an
+// earlier term may have applied less than this node's broker rightly holds, so
+// this node's own Raft must know it as the leader of the present term.
 func (c *Cluster) conclude(a *Announcement) {
-	for _, g := range a.Groups {
-		if g.Leading {
-			c.applier.Conclude(g.Group, g.Applied)
+	for _, rep := range a.Groups {
+		g := c.node.Group(rep.Group)
+		r := g.Raft()
+		if rep.Leading && r != nil && g.Leader.Get() == a.Node && r.CurrentTerm() == rep.Term {
+			c.applier.Conclude(rep.Group, rep.Applied)
 		}
 	}
 }

@@ -1,10 +1,13 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"lockstep/fsm"
 	"lockstep/internal/node"
@@ -87,6 +90,12 @@ func (c *Cluster) betterPlace(g *node.Group, l *node.Leadership, wellSince map[i
 		}
 		return 0, ""
 	}
+	if mine := news[c.cfg.Self]; mine != nil && own.Up && len(mine.Groups[g.ID].Quarantined) > 0 {
+		// One that quarantines nothing does not hand back, so this ends.
+		if to := c.bestOther(g, news); to != 0 && c.caughtUp(g, news[to]) {
+			return to, "node " + itoa(c.cfg.Self) + " quarantines " + mine.Groups[g.ID].Quarantined[0]
+		}
+	}
 	home := c.home(g.ID)
 	delay := c.cfg.RebalanceDelay
 	g.Read(func(s *fsm.Group) {
@@ -113,7 +122,7 @@ func (c *Cluster) home(group uint32) int32 {
 // caughtUp says whether a node's broker has what is applied here, or nearly,
 // and quarantines nothing of the group.
 func (c *Cluster) caughtUp(g *node.Group, a *Announcement) bool {
-	if a == nil || int(g.ID) >= len(a.Groups) {
+	if a == nil {
 		return false
 	}
 	rep := a.Groups[g.ID]
@@ -121,17 +130,19 @@ func (c *Cluster) caughtUp(g *node.Group, a *Announcement) bool {
 		rep.Broker+closeBehind >= g.Log().Applied().Get()
 }
 
-// bestOther is the well node whose broker is furthest.
+// bestOther is the well node that quarantines least of the group, and among
+// those the one whose broker is furthest.
 func (c *Cluster) bestOther(g *node.Group, news map[int32]*Announcement) int32 {
 	var best int32
-	var far uint64
+	var its *GroupReport
 	for _, id := range slices.Sorted(maps.Keys(news)) {
 		a := news[id]
-		if id == c.cfg.Self || !well(a) || int(g.ID) >= len(a.Groups) || a.Groups[g.ID].Role != "follower" {
+		if id == c.cfg.Self || !well(a) || a.Groups[g.ID].Role != "follower" {
 			continue
 		}
-		if b := a.Groups[g.ID].Broker; best == 0 || b > far {
-			best, far = id, b
+		rep := &a.Groups[g.ID]
+		if its == nil || cmp.Or(cmp.Compare(len(its.Quarantined), len(rep.Quarantined)), cmp.Compare(rep.Broker, its.Broker)) > 0 {
+			best, its = id, rep
 		}
 	}
 	return best
@@ -141,8 +152,9 @@ func (c *Cluster) bestOther(g *node.Group, news map[int32]*Announcement) int32 {
 // a planned stop. Clients are told nothing but the truth meanwhile.
 func (c *Cluster) HandOver(ctx context.Context) {
 	c.stopping.Store(true)
+	c.tell()
 	for _, g := range c.node.Groups() {
-		if g.Leading.Get() == nil {
+		if r := g.Raft(); r == nil || r.State() != raft.Leader {
 			continue
 		}
 		news, _ := c.roster.fresh()

@@ -6,6 +6,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -62,11 +63,15 @@ type Cluster struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	boot      string        // names this process in its announcements
+	announced atomic.Uint64 // announcements made
+
 	stopping atomic.Bool
 	changed  chan struct{}          // something to announce; capacity 1
 	dirty    chan struct{}          // something to show; capacity 1
 	mail     map[int32]chan []byte  // by peer; fixed after New
 	view     watch.Value[*snapshot] // what clients are told, and how to route it
+	caught   catalogMark            // owned by build
 	ids      producerIDs
 	visible  visibility
 }
@@ -75,7 +80,7 @@ type Cluster struct {
 // calls, so the node must not be open yet.
 func New(cfg Config, n *node.Node, a Applier) *Cluster {
 	c := &Cluster{cfg: cfg, log: cfg.Logger.Named("cluster"), node: n, applier: a,
-		roster:  roster{news: make(map[int32]*Announcement)},
+		boot: rand.Text(), roster: roster{news: make(map[int32]*Announcement)}, ids: newProducerIDs(),
 		visible: visibility{waiting: make(map[uint32]map[*appending]struct{})},
 		changed: make(chan struct{}, 1), dirty: make(chan struct{}, 1), mail: make(map[int32]chan []byte)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())

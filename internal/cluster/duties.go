@@ -2,12 +2,14 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
 	"time"
 
 	"lockstep/fsm"
+	"lockstep/proxy"
 )
 
 // The catalog's leader brings the groups to what the catalog says. It works
@@ -18,9 +20,12 @@ const (
 	// dutyEvery is the pause before something that did not work is tried again.
 	dutyEvery = 250 * time.Millisecond
 	// dutyWorkers topics are opened or closed at once.
-	dutyWorkers = 8
+	dutyWorkers = 32
 	// submitTimeout bounds one step.
 	submitTimeout = 5 * time.Second
+	// codeStaleLevel is the state machine's answer to a level older than one
+	// it has seen: another topic's, read later, was quicker.
+	codeStaleLevel = -1000
 	// coordinatorGrace is how long a coordinator may be away before its
 	// groups move.
 	coordinatorGrace = 2 * time.Second
@@ -29,22 +34,57 @@ const (
 func (c *Cluster) dutyLoop(ctx context.Context) {
 	t := time.NewTicker(dutyEvery)
 	defer t.Stop()
+	tending := &tending{topics: make(map[uint64]struct{}), ended: make(chan struct{}, 1)}
+	defer tending.wg.Wait()
 	absent := make(map[int32]time.Time) // since when a node is not fit to coordinate
 	for {
 		g := c.node.Catalog()
 		_, changed := g.CatalogChanged().Changed()
 		_, office := g.Leading.Changed()
 		if g.Leading.Get() != nil {
-			c.tendTopics(ctx)
+			c.tendTopics(ctx, tending)
 			c.tendCoordinators(ctx, absent)
+		} else {
+			clear(absent) // nothing is known of the time in between
 		}
 		select {
 		case <-changed:
 		case <-office:
+		case <-tending.ended:
 		case <-t.C:
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// tending is which topics are being opened or closed just now. One that a
+// group without a leader holds up does not hold up the others.
+type tending struct {
+	wg    sync.WaitGroup
+	ended chan struct{} // one is through; capacity 1
+
+	mu     sync.Mutex // guards what follows
+	topics map[uint64]struct{}
+}
+
+// begin takes a topic on; false if it is in work or there are too many.
+func (t *tending) begin(id uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, busy := t.topics[id]; busy || len(t.topics) >= dutyWorkers {
+		return false
+	}
+	t.topics[id] = struct{}{}
+	return true
+}
+
+func (t *tending) end(id uint64, ok bool) {
+	t.mu.Lock()
+	delete(t.topics, id)
+	t.mu.Unlock()
+	if ok {
+		signal(t.ended) // there may be more to do; what failed waits for the ticker
 	}
 }
 
@@ -72,28 +112,29 @@ func (c *Cluster) readLevel() level {
 	return l
 }
 
-func (c *Cluster) tendTopics(ctx context.Context) {
+func (c *Cluster) tendTopics(ctx context.Context, work *tending) {
 	l := c.readLevel()
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, dutyWorkers)
 	for _, t := range l.topics {
-		slots <- struct{}{}
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			defer func() { <-slots }()
-			var err error
-			if t.State == fsm.TopicDeleting {
-				err = c.closeTopic(ctx, l.version, t)
-			} else {
-				err = c.openTopic(ctx, l.version, t)
-			}
+		if !work.begin(t.ID) {
+			continue
+		}
+		work.wg.Go(func() {
+			err := c.tendTopic(ctx, l.version, t)
+			var ke *proxy.KafkaError
+			stale := errors.As(err, &ke) && ke.Code == codeStaleLevel
+			work.end(t.ID, err == nil || stale)
 			if err != nil && ctx.Err() == nil {
 				c.log.Debug("a topic is not yet as the catalog wants it", "topic", t.Name, "state", t.State, "error", err)
 			}
-		}()
+		})
 	}
-	wg.Wait()
+}
+
+func (c *Cluster) tendTopic(ctx context.Context, version uint64, t *fsm.CatalogTopic) error {
+	if t.State == fsm.TopicDeleting {
+		return c.closeTopic(ctx, version, t)
+	}
+	return c.openTopic(ctx, version, t)
 }
 
 // openTopic opens a topic's partitions in their groups, then says so.

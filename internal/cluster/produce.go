@@ -176,14 +176,20 @@ const producerBlock = 1000
 
 // producerIDs hands out the ids of a block.
 type producerIDs struct {
-	mu        sync.Mutex // held while a new block is asked for
+	turn      chan struct{} // capacity 1: whoever put a token in owns the rest
 	next, end int64
 }
 
+func newProducerIDs() producerIDs { return producerIDs{turn: make(chan struct{}, 1)} }
+
 // ProducerID implements proxy.Cluster.
 func (c *Cluster) ProducerID(ctx context.Context) (int64, error) {
-	c.ids.mu.Lock()
-	defer c.ids.mu.Unlock()
+	select {
+	case c.ids.turn <- struct{}{}:
+		defer func() { <-c.ids.turn }()
+	case <-ctx.Done(): // another caller's block does not come
+		return 0, &proxy.KafkaError{Code: codeTimedOut, Message: "no producer id was given out in time"}
+	}
 	if c.ids.next == c.ids.end {
 		r, err := c.submit(ctx, fsm.CatalogGroup, fsm.KindAllocateProducers, fsm.AllocateProducers{Count: producerBlock})
 		if err != nil {

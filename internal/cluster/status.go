@@ -90,6 +90,9 @@ func (c *Cluster) Status() Status {
 			if len(m.Quarantined) > 0 {
 				out.Problems = append(out.Problems, "node "+itoa(m.Node)+" quarantines "+m.Quarantined[0])
 			}
+			if gs.Leader > 0 && m.Role != "leader" && m.Role != "follower" {
+				out.Problems = append(out.Problems, "node "+itoa(m.Node)+" does not follow group "+itoa(int32(g.ID))+": its role is "+m.Role)
+			}
 			if m.Lag > closeBehind {
 				out.Problems = append(out.Problems, "the broker of node "+itoa(m.Node)+" lags in group "+itoa(int32(g.ID)))
 			}

@@ -43,6 +43,25 @@ func (c *Cluster) until(ctx context.Context, ok func(*snapshot) bool) error {
 	}
 }
 
+// untilTopic waits until the view satisfies ok, or the topic is deleted. The
+// view may still be older than the topic, so it is the catalog that is asked,
+// and only once it has the topic.
+func (c *Cluster) untilTopic(ctx context.Context, id uint64, ok func(*snapshot) bool) error {
+	seen, gone := false, false
+	err := c.until(ctx, func(s *snapshot) bool {
+		c.node.Catalog().Read(func(g *fsm.Group) {
+			t := g.Catalog.Topics[id]
+			seen = seen || t != nil
+			gone = seen && (t == nil || t.State == fsm.TopicDeleting)
+		})
+		return gone || ok(s)
+	})
+	if err == nil && gone {
+		return &proxy.KafkaError{Code: codeUnknownTopic, Message: "the topic was deleted meanwhile"}
+	}
+	return err
+}
+
 // shown returns the topic of that id, nil if the view has none.
 func (s *snapshot) shown(id uint64, name string) *proxy.Topic {
 	if t := s.view.Topics[name]; t != nil && t.ID == id {
@@ -58,7 +77,7 @@ func (c *Cluster) CreateTopic(ctx context.Context, spec proxy.TopicSpec) error {
 	if err != nil {
 		return err
 	}
-	return c.until(ctx, func(s *snapshot) bool {
+	return c.untilTopic(ctx, r.Topic, func(s *snapshot) bool {
 		t := s.shown(r.Topic, spec.Name)
 		if t == nil || len(t.Partitions) < int(spec.Partitions) {
 			return false
@@ -119,7 +138,7 @@ func (c *Cluster) CreatePartitions(ctx context.Context, name string, total int32
 	if err != nil {
 		return err
 	}
-	return c.until(ctx, func(s *snapshot) bool {
+	return c.untilTopic(ctx, id, func(s *snapshot) bool {
 		t := s.shown(id, name)
 		return t != nil && len(t.Partitions) >= int(total)
 	})

@@ -72,14 +72,15 @@ func (c *Cluster) build() *snapshot {
 	for _, g := range c.node.Groups() {
 		leader, report := c.leaderOf(g, news)
 		s.leaders = append(s.leaders, leader)
-		if report != nil {
-			for _, tp := range report.NotReady {
-				notReady[tp] = struct{}{}
-			}
+		for _, tp := range c.unready(g, leader, report) {
+			notReady[tp] = struct{}{}
+		}
+		if g.ID == fsm.CatalogGroup {
+			v.CatalogReady = c.caught.reached(leader, report, g.Log().Applied().Get())
 		}
 	}
 	if l := s.leaders[fsm.CatalogGroup]; l >= 0 {
-		v.Controller, v.CatalogReady = l, true
+		v.Controller = l
 	}
 	for _, t := range topics {
 		if t.State == fsm.TopicDeleting || t.Opened == 0 {
@@ -89,6 +90,40 @@ func (c *Cluster) build() *snapshot {
 		v.Topics[t.Name] = s.showTopic(t, replicas, isr, notReady)
 	}
 	return s
+}
+
+// unready lists the partitions of a group that its leader cannot serve: as it
+// said, or, of this node, as it is now.
+func (c *Cluster) unready(g *node.Group, leader int32, said *GroupReport) []fsm.TP {
+	switch {
+	case said == nil:
+		return nil
+	case leader == c.cfg.Self:
+		if l := g.Leading.Get(); l != nil {
+			return c.notReady(g, l)
+		}
+	}
+	return said.NotReady
+}
+
+// catalogMark is how far this node must have followed the catalog before it
+// may say that a topic is unknown: what its leader had applied when it was
+// first heard of. Until then the catalog here may be yesterday's.
+type catalogMark struct {
+	leader  int32
+	term    uint64
+	applied uint64
+}
+
+func (m *catalogMark) reached(leader int32, said *GroupReport, applied uint64) bool {
+	if leader < 0 || said == nil {
+		*m = catalogMark{}
+		return false
+	}
+	if m.leader != leader || m.term != said.Term {
+		*m = catalogMark{leader, said.Term, said.Applied}
+	}
+	return applied >= m.applied
 }
 
 func (s *snapshot) showTopic(t *fsm.CatalogTopic, replicas, isr []int32, notReady map[fsm.TP]struct{}) *proxy.Topic {
