@@ -46,6 +46,7 @@ type Partition struct {
 
 	producers map[int64]*list.Element // of *producer
 	recent    *list.List              // front = used last
+	forgot    bool                    // some producer was expired or pushed out
 }
 
 type producer struct {
@@ -149,12 +150,19 @@ func ApplierProducerID(topic uint64) int64 { return ApplierProducerBase + int64(
 func (p *Partition) checkProducer(b kafkawire.Batch, nowMs int64) (dup *keptBatch, code int16) {
 	e, ok := p.producers[b.ProducerID()]
 	if !ok {
-		return nil, 0 // no state: any sequence (as Kafka after expiry)
+		// A producer that is new here begins with sequence 0. If its first
+		// batch was turned away by a node that did not lead yet, and the
+		// next one, already on its way, were taken, the first could never
+		// follow (KAFKA-15591). Only where producers have been forgotten may
+		// it be one of those: then any sequence is taken, as Kafka does.
+		if b.BaseSequence() != 0 && !p.forgot {
+			return nil, codeOutOfOrderSequence
+		}
+		return nil, 0
 	}
 	pr := e.Value.(*producer)
 	if nowMs-pr.usedMs > ProducerExpiryMs {
-		p.recent.Remove(e)
-		delete(p.producers, pr.id)
+		p.forget(e)
 		return nil, 0
 	}
 	epoch, first := b.ProducerEpoch(), b.BaseSequence()
@@ -179,6 +187,13 @@ func (p *Partition) checkProducer(b kafkawire.Batch, nowMs int64) (dup *keptBatc
 	return nil, 0
 }
 
+// forget drops a producer's state.
+func (p *Partition) forget(e *list.Element) {
+	p.recent.Remove(e)
+	delete(p.producers, e.Value.(*producer).id)
+	p.forgot = true
+}
+
 // remember notes a batch that is about to be appended at NextOffset.
 func (p *Partition) remember(b kafkawire.Batch, nowMs int64) {
 	var pr *producer
@@ -187,9 +202,7 @@ func (p *Partition) remember(b kafkawire.Batch, nowMs int64) {
 		p.recent.MoveToFront(e)
 	} else {
 		if p.recent.Len() >= MaxProducers {
-			oldest := p.recent.Back()
-			p.recent.Remove(oldest)
-			delete(p.producers, oldest.Value.(*producer).id)
+			p.forget(p.recent.Back())
 		}
 		pr = &producer{id: b.ProducerID(), epoch: b.ProducerEpoch()}
 		p.producers[pr.id] = p.recent.PushFront(pr)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 
 	"lockstep/kafkawire"
@@ -71,7 +72,8 @@ func TestProducerRules(t *testing.T) {
 	}
 	cases := map[string][]step{
 		"in order":                        {ok(0, 0, 2, 0), ok(0, 2, 3, 2), ok(0, 5, 1, 5)},
-		"unknown producer, any sequence":  {ok(4, 777, 2, 0), ok(4, 779, 1, 2)},
+		"new producer begins at 0":        {no(4, 777, 2, 45), ok(4, 0, 2, 0), ok(4, 2, 1, 2)},
+		"forgotten producer, any":         {ok(4, 777, 2, 0), ok(4, 779, 1, 2)},
 		"repeat of the last":              {ok(0, 0, 2, 0), dup(0, 0, 2, 0), ok(0, 2, 1, 2)},
 		"repeat of the fifth last":        {ok(0, 0, 1, 0), ok(0, 1, 1, 1), ok(0, 2, 1, 2), ok(0, 3, 1, 3), ok(0, 4, 1, 4), dup(0, 0, 1, 0)},
 		"repeat of the sixth last":        {ok(0, 0, 1, 0), ok(0, 1, 1, 1), ok(0, 2, 1, 2), ok(0, 3, 1, 3), ok(0, 4, 1, 4), ok(0, 5, 1, 5), no(0, 0, 1, 45), dup(0, 1, 1, 1)},
@@ -81,12 +83,14 @@ func TestProducerRules(t *testing.T) {
 		"newer epoch begins at 0":         {ok(0, 0, 2, 0), no(1, 2, 1, 45), ok(1, 0, 1, 2), ok(1, 1, 1, 3), no(0, 2, 1, 47)},
 		"newer epoch forgets the batches": {ok(0, 0, 1, 0), ok(1, 0, 1, 1), dup(1, 0, 1, 1), ok(1, 1, 1, 2)},
 		"refused newer epoch leaves none": {ok(0, 0, 1, 0), no(1, 5, 1, 45), ok(0, 1, 1, 1)},
-		"wrap":                            {ok(0, math.MaxInt32-1, 1, 0), ok(0, math.MaxInt32, 1, 1), ok(0, 0, 1, 2), dup(0, math.MaxInt32, 1, 1)},
-		"wrap inside a batch":             {ok(0, math.MaxInt32-1, 4, 0), ok(0, 2, 1, 4), dup(0, math.MaxInt32-1, 4, 0), no(0, 1, 1, 45)},
+		"forgotten, wrap":                 {ok(0, math.MaxInt32-1, 1, 0), ok(0, math.MaxInt32, 1, 1), ok(0, 0, 1, 2), dup(0, math.MaxInt32, 1, 1)},
+		"forgotten, wrap inside a batch":  {ok(0, math.MaxInt32-1, 4, 0), ok(0, 2, 1, 4), dup(0, math.MaxInt32-1, 4, 0), no(0, 1, 1, 45)},
 	}
 	for name, steps := range cases {
 		t.Run(name, func(t *testing.T) {
 			m := openMachine(t)
+			// As if another producer had been pushed out before.
+			m.Partitions[testTP].forgot = strings.HasPrefix(name, "forgotten")
 			for i, s := range steps {
 				before := dump(m.Group)
 				r := m.send(batchSpec{pid: pid, epoch: s.epoch, seq: s.seq, count: s.count})
@@ -213,7 +217,7 @@ func dump(g *Group) string {
 }
 
 func dumpPartition(p *Partition) string {
-	s := fmt.Sprintf("%s %s next %d seq %d hash %x known %d\n", p.TP, p.Name, p.NextOffset, p.Sequence, p.Hash, len(p.producers))
+	s := fmt.Sprintf("%s %s next %d seq %d hash %x known %d forgot %v\n", p.TP, p.Name, p.NextOffset, p.Sequence, p.Hash, len(p.producers), p.forgot)
 	for e := p.recent.Front(); e != nil; e = e.Next() {
 		pr := e.Value.(*producer)
 		if p.producers[pr.id] != e {
