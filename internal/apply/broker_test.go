@@ -106,6 +106,7 @@ const (
 	liar            // executed, and the answer names the wrong offset
 	silent          // executed, and the answer names no offset
 	held            // executed, and answered when the test says so
+	late            // executed and answered when the test says so
 )
 
 // local is the broker as the applier sees it: internal/broker as it is, with
@@ -238,8 +239,9 @@ type faultySession struct {
 
 	mu         sync.Mutex
 	lost       bool
-	out        []*call    // unanswered, in the order of Append
-	delivering sync.Mutex // held while answers are passed on
+	out        []*call       // unanswered, in the order of Append
+	late       chan struct{} // closed when the newest late append was handed on
+	delivering sync.Mutex    // held while answers are passed on
 }
 
 type call struct {
@@ -287,6 +289,22 @@ func (s *faultySession) Append(a broker.Append, done func(broker.Result)) {
 		go s.lose()
 	case lostAfter:
 		s.inner.Append(a, func(broker.Result) { s.lose() })
+	case late:
+		s.b.mu.Lock()
+		release := s.b.release
+		s.b.mu.Unlock()
+		s.mu.Lock()
+		before, now := s.late, make(chan struct{})
+		s.late = now
+		s.mu.Unlock()
+		go func() {
+			defer close(now)
+			<-release
+			if before != nil {
+				<-before
+			}
+			s.inner.Append(a, func(r broker.Result) { s.answer(c, r) })
+		}()
 	case held:
 		s.b.mu.Lock()
 		release := s.b.release
