@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -14,6 +15,10 @@ import (
 	"lockstep/internal/broker"
 	"lockstep/internal/cluster"
 )
+
+// groupsTimeout bounds how long a broker that came up may take until it can
+// coordinate consumer groups.
+const groupsTimeout = 2 * time.Minute
 
 // localBroker puts the parts of internal/broker together as the applier and
 // the cluster want them.
@@ -91,6 +96,16 @@ func (b *localBroker) greet(ctx context.Context) {
 	b.mu.Lock()
 	b.apis = apis
 	b.mu.Unlock()
+	b.wg.Add(1)
+	go func() { // a slow broker takes seconds to create __consumer_offsets
+		defer b.wg.Done()
+		ctx, cancel := context.WithTimeout(ctx, groupsTimeout)
+		defer cancel()
+		if err := b.PrepareGroups(ctx); err != nil && !errors.Is(ctx.Err(), context.Canceled) {
+			b.log.Warn("consumer groups will not work on this broker yet", "error", err,
+				"next", "check offsets.topic.replication.factor=1 in its configuration file")
+		}
+	}()
 	warnings, err := b.SetBrokerDefaults(ctx)
 	if err != nil {
 		b.log.Warn("cannot set the broker's defaults", "error", err)
