@@ -13,7 +13,9 @@ import (
 	"github.com/hashicorp/raft"
 	boltstore "github.com/hashicorp/raft-boltdb/v2"
 	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/fs"
 	"github.com/hashicorp/raft-wal/metadb"
+	"github.com/hashicorp/raft-wal/segment"
 	"go.etcd.io/bbolt"
 )
 
@@ -191,7 +193,8 @@ func (s *stores) openLog(c storeConfig) (raft.LogStore, error) {
 	// raft-wal's Close leaves its own metadata store open (v0.4.0): it is
 	// given one that is closed here.
 	meta := &metadb.BoltMetaDB{}
-	w, err := wal.Open(dir, wal.WithMetaStore(meta), wal.WithSegmentSize(c.segmentBytes), wal.WithLogger(c.logger))
+	w, err := wal.Open(dir, wal.WithMetaStore(meta), wal.WithSegmentFiler(walFiler{segment.NewFiler(dir, fs.New())}),
+		wal.WithSegmentSize(c.segmentBytes), wal.WithLogger(c.logger))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the raft log in %s: %w", dir, err), meta.Close())
 	}

@@ -1,0 +1,38 @@
+package node
+
+import (
+	"github.com/hashicorp/raft-wal/types"
+)
+
+// walFiler opens the segments of a raft-wal. raft-wal 0.4.0 seals a segment
+// whose tail Raft cut off, which is ordinary after a failover, without writing
+// the index that a sealed segment is read by; the next start cannot read it.
+// Such a segment is read as a tail is: by scanning its frames. What lies above
+// the cut is still in the file and does not count.
+type walFiler struct{ types.SegmentFiler }
+
+// Open implements types.SegmentFiler.
+func (f walFiler) Open(info types.SegmentInfo) (types.SegmentReader, error) {
+	if info.IndexStart != 0 {
+		return f.SegmentFiler.Open(info)
+	}
+	tail, err := f.RecoverTail(info)
+	if err != nil {
+		return nil, err
+	}
+	return cutSegment{tail, info.MaxIndex}, nil
+}
+
+// cutSegment is a segment of which only the entries up to max count.
+type cutSegment struct {
+	types.SegmentReader
+	max uint64
+}
+
+// GetLog implements types.SegmentReader.
+func (s cutSegment) GetLog(index uint64) (*types.PooledBuffer, error) {
+	if index > s.max {
+		return nil, types.ErrNotFound
+	}
+	return s.SegmentReader.GetLog(index)
+}
