@@ -125,7 +125,7 @@ func Default() Config {
 		Broker: Broker{RequestTimeout: 30 * time.Second, UnreachableAfter: time.Second},
 		Raft: Raft{
 			Groups:               3,
-			LogStore:             LogStoreWAL,
+			LogStore:             LogStoreBoltDB,
 			HeartbeatTimeout:     500 * time.Millisecond,
 			ElectionTimeout:      500 * time.Millisecond,
 			LeaderLeaseTimeout:   400 * time.Millisecond,

@@ -33,7 +33,7 @@ const healthyWithin = 90 * time.Second
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	c := &cluster{t: t, dir: runDir(t)}
-	groups, logStore := envInt(t, "E2E_GROUPS", 3), envOr("E2E_LOG_STORE", "wal")
+	groups, logStore := envInt(t, "E2E_GROUPS", 3), envOr("E2E_LOG_STORE", "boltdb")
 	bin := lockstepBinary(t)
 	begin := time.Now()
 	for i, brokerID := range []int{11, 27, 305} {
