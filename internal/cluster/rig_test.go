@@ -1,0 +1,353 @@
+package cluster
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstep/fsm"
+	"lockstep/internal/apply"
+	"lockstep/internal/node"
+	"lockstep/internal/watch"
+	"lockstep/proxy"
+)
+
+const (
+	testWait   = 30 * time.Second
+	testGroups = 3
+)
+
+// fakeApplier is a broker that has everything at once, unless it is told not to.
+type fakeApplier struct {
+	changes watch.Index
+	node    *node.Node
+
+	mu       sync.Mutex
+	n        uint64
+	unready  map[fsm.TP]bool
+	trouble  map[uint32][]apply.PartitionStatus
+	held     bool // what is committed does not become visible
+	waiters  []func(error)
+	concerns map[uint32]uint64 // Conclude's last word
+}
+
+func (a *fakeApplier) edit(f func()) {
+	a.mu.Lock()
+	f()
+	a.n++
+	n := a.n
+	a.mu.Unlock()
+	a.changes.Set(n)
+}
+
+func (a *fakeApplier) Ready(tp fsm.TP, _ int64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.unready[tp]
+}
+
+func (a *fakeApplier) WhenVisible(_ fsm.TP, _ int64, fn func(error)) {
+	a.mu.Lock()
+	if a.held {
+		a.waiters = append(a.waiters, fn)
+		a.mu.Unlock()
+		return
+	}
+	a.mu.Unlock()
+	fn(nil)
+}
+
+// release makes visible what was held, or ends it with err.
+func (a *fakeApplier) release(err error) {
+	a.mu.Lock()
+	a.held = false
+	w := a.waiters
+	a.waiters = nil
+	a.mu.Unlock()
+	for _, fn := range w {
+		fn(err)
+	}
+}
+
+func (a *fakeApplier) Conclude(group uint32, applied uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.concerns[group] = applied
+}
+
+func (a *fakeApplier) Status(group uint32) apply.GroupStatus {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return apply.GroupStatus{BrokerApplied: a.node.Group(group).Log().Applied().Get(), Troubled: a.trouble[group]}
+}
+
+func (a *fakeApplier) Changes() *watch.Index { return &a.changes }
+
+// member is one node of the rig.
+type member struct {
+	id      int32
+	node    *node.Node
+	cluster *Cluster
+	applier *fakeApplier
+	broker  *watch.Value[BrokerReport]
+}
+
+// rig is three nodes in one process: real Raft over real sockets, brokers that
+// the test plays.
+type rig struct {
+	t       *testing.T
+	dir     string
+	peers   map[int32]string
+	edit    func(*Config)
+	members map[int32]*member
+}
+
+var hosts atomic.Uint32
+
+func newRig(t *testing.T, edit func(*Config)) *rig {
+	t.Helper()
+	r := &rig{t: t, dir: t.TempDir(), peers: make(map[int32]string), edit: edit, members: make(map[int32]*member)}
+	// A loopback address of its own: a port that was free still is.
+	host := fmt.Sprintf("127.%d.%d.%d", 128+os.Getpid()>>8&0x7f, os.Getpid()&0xff, hosts.Add(1))
+	for id := int32(1); id <= 3; id++ {
+		ln, err := net.Listen("tcp", host+":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.peers[id] = ln.Addr().String()
+		if err := ln.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		for id := range r.members {
+			r.stop(id)
+		}
+	})
+	return r
+}
+
+// running starts all three and waits until clients are shown a whole cluster,
+// with every group led at home: group g by node g+1.
+func running(t *testing.T, edit func(*Config)) *rig {
+	t.Helper()
+	r := newRig(t, edit)
+	r.start(1, 2, 3)
+	for _, m := range r.members {
+		r.sees(m, "three nodes and a catalog", func(s *snapshot) bool {
+			return s.view.CatalogReady && len(s.view.Nodes) == 3 && slices.Equal(s.leaders, []int32{1, 2, 3})
+		})
+	}
+	return r
+}
+
+func (r *rig) dataDir(id int32) string { return filepath.Join(r.dir, fmt.Sprint(id)) }
+
+// newNode makes a node that is not open.
+func (r *rig) newNode(id int32) *node.Node {
+	r.t.Helper()
+	log := hclog.NewNullLogger()
+	if os.Getenv("LOCKSTEP_TEST_LOG") != "" {
+		log = hclog.New(&hclog.LoggerOptions{Name: fmt.Sprintf("n%d", id), Level: hclog.Debug})
+	}
+	n := node.New(node.Config{ClusterID: "test", NodeID: id, DataDir: r.dataDir(id), Version: "test",
+		Listen: r.peers[id], Peers: r.peers, Groups: testGroups, LogStore: node.StoreWAL,
+		HeartbeatTimeout: 500 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond,
+		LeaseTimeout: 500 * time.Millisecond, CommitTimeout: 20 * time.Millisecond,
+		MaxAppendEntries: 16, EntryBytes: 256 << 10, MaxInFlightEntries: 8, SegmentBytes: 1 << 20,
+		StoreTimeout: 20 * time.Second, JoinGrace: 500 * time.Millisecond,
+		Self:   fsm.CatalogNode{Listeners: map[string]string{"PLAINTEXT": fmt.Sprintf("localhost:%d", 9091+id)}},
+		Logger: log})
+	if err := n.Init(); err != nil {
+		r.t.Fatal(err)
+	}
+	return n
+}
+
+// join puts a cluster on top of a node that is not open, and opens it. The
+// node is opened by the caller, before or after.
+func (r *rig) join(id int32, n *node.Node) *member {
+	m := &member{id: id, node: n, broker: new(watch.Value[BrokerReport]),
+		applier: &fakeApplier{node: n, unready: make(map[fsm.TP]bool), trouble: make(map[uint32][]apply.PartitionStatus), concerns: make(map[uint32]uint64)}}
+	m.broker.Set(BrokerReport{Up: true, Since: time.Now()})
+	cfg := Config{Self: id, ClusterID: "test", Version: "test", Peers: r.peers, Groups: testGroups, MaxBatchBytes: 1 << 20,
+		Broker: m.broker.Get, BrokerChanged: func() <-chan struct{} { _, c := m.broker.Changed(); return c },
+		UnreachableAfter: 100 * time.Millisecond, RebalanceDelay: time.Hour, Logger: hclog.NewNullLogger()}
+	if r.edit != nil {
+		r.edit(&cfg)
+	}
+	m.cluster = New(cfg, n, m.applier)
+	r.members[id] = m
+	return m
+}
+
+func (r *rig) start(ids ...int32) {
+	r.t.Helper()
+	for _, id := range ids {
+		m := r.join(id, r.newNode(id))
+		m.cluster.Open()
+		if err := m.node.Open(); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
+func (r *rig) stop(ids ...int32) {
+	r.t.Helper()
+	for _, id := range ids {
+		m := r.members[id]
+		delete(r.members, id)
+		m.applier.release(apply.ErrClosed)
+		if err := errors.Join(m.cluster.Close(), m.node.Close()); err != nil {
+			r.t.Errorf("close node %d: %v", id, err)
+		}
+	}
+}
+
+func (r *rig) ctx() context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), testWait)
+	r.t.Cleanup(cancel)
+	return ctx
+}
+
+// sees waits until what a node shows clients satisfies ok.
+func (r *rig) sees(m *member, what string, ok func(*snapshot) bool) {
+	r.t.Helper()
+	ctx := r.ctx()
+	for {
+		s, changed := m.cluster.view.Changed()
+		if ok(s) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			r.t.Fatalf("node %d does not see %s: leaders %v, %+v", m.id, what, s.leaders, *s.view)
+		}
+	}
+}
+
+// leads is what a snapshot shows as a partition's leader, 0 if it has no such.
+func leads(s *snapshot, topic string, p int) int32 {
+	t := s.view.Topics[topic]
+	if t == nil || p >= len(t.Partitions) {
+		return 0
+	}
+	return t.Partitions[p].Leader
+}
+
+// holds waits until a group's state machine on a node satisfies ok.
+func (r *rig) holds(m *member, group uint32, what string, ok func(*fsm.Group) bool) {
+	r.t.Helper()
+	ctx := r.ctx()
+	g := m.node.Group(group)
+	for {
+		_, changed := g.Log().Applied().Changed()
+		var is bool
+		g.Read(func(s *fsm.Group) { is = ok(s) })
+		if is {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			r.t.Fatalf("node %d, group %d: not in time: %s", m.id, group, what)
+		}
+	}
+}
+
+// reports waits until a node's status satisfies ok; there is no channel for
+// what a person reads.
+func (r *rig) reports(m *member, what string, ok func(Status) bool) {
+	r.t.Helper()
+	ctx := r.ctx()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		s := m.cluster.Status()
+		if ok(s) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			r.t.Fatalf("node %d does not report %s: healthy %v, %q", m.id, what, s.Healthy, s.Problems)
+		}
+	}
+}
+
+// submit proposes a step of the catalog's leader, as a node that then crashes.
+func (r *rig) submit(n *node.Node, group uint32, kind fsm.Kind, body any) fsm.Result {
+	r.t.Helper()
+	res, err := n.Submit(r.ctx(), group, fsm.Control(kind, body))
+	if err != nil || res.Verdict == fsm.Rejected {
+		r.t.Fatalf("submit %T: %+v, %v", body, res, err)
+	}
+	return res
+}
+
+func (r *rig) create(m *member, name string, partitions int32) *proxy.Topic {
+	r.t.Helper()
+	if err := m.cluster.CreateTopic(r.ctx(), proxy.TopicSpec{Name: name, Partitions: partitions}); err != nil {
+		r.t.Fatalf("create %s at node %d: %v", name, m.id, err)
+	}
+	return m.cluster.View().Topics[name]
+}
+
+// leaderOf is the member that clients are told leads a group.
+func (r *rig) leaderOf(group uint32) *member {
+	r.t.Helper()
+	var any *member
+	for _, any = range r.members {
+		break
+	}
+	var id int32
+	r.sees(any, "a leader", func(s *snapshot) bool { id = s.leaders[group]; return id > 0 && r.members[id] != nil })
+	// Others may see it earlier than the leader itself does.
+	r.sees(r.members[id], "itself as the leader", func(s *snapshot) bool { return s.leaders[group] == id })
+	return r.members[id]
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// batch is a record batch of one record; pid -1 for none.
+func batch(pid int64, seq int32, value string) []byte {
+	rec := kmsg.Record{Value: []byte(value)}
+	body := rec.AppendTo(nil)[1:]
+	records := append(binary.AppendVarint(nil, int64(len(body))), body...)
+	b := kmsg.RecordBatch{PartitionLeaderEpoch: -1, Magic: 2, ProducerID: pid, FirstSequence: seq, NumRecords: 1, Records: records}
+	if pid < 0 {
+		b.ProducerEpoch, b.FirstSequence = -1, -1
+	}
+	b.Length = int32(49 + len(records))
+	raw := b.AppendTo(nil)
+	binary.BigEndian.PutUint32(raw[17:], crc32.Checksum(raw[21:], castagnoli))
+	return raw
+}
+
+// produce appends at a member and waits for the answer.
+func (r *rig) produce(m *member, t *proxy.Topic, p int32, raw []byte) proxy.AppendResult {
+	r.t.Helper()
+	done := make(chan proxy.AppendResult, 2)
+	m.cluster.Append(t, p, raw, time.Now().Add(testWait), func(a proxy.AppendResult) { done <- a })
+	select {
+	case a := <-done:
+		return a
+	case <-time.After(2 * testWait):
+		r.t.Fatal("Append was never answered")
+		return proxy.AppendResult{}
+	}
+}
