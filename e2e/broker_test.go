@@ -173,7 +173,7 @@ func (b *broker) waitReady(ctx context.Context) error {
 		return fmt.Errorf("broker is not in its own metadata yet")
 	})
 	if b.proc.exited() {
-		return fmt.Errorf("kafka-%d ended at start: %v\n%s", b.nodeID, b.proc.err, tail(b.outFile(), 20))
+		return fmt.Errorf("kafka-%d ended at start: %w\n%s", b.nodeID, b.proc.err, tail(b.outFile(), 20))
 	}
 	if err != nil {
 		return fmt.Errorf("kafka-%d not ready: %w", b.nodeID, err)

@@ -157,7 +157,7 @@ func (d *kafkaDist) makeArchive(cache string) error {
 	if err != nil {
 		return fmt.Errorf("make archive: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }() // a leftover in the cache harms nothing
 	ports, err := twoPorts()
 	if err != nil {
 		return err

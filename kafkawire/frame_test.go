@@ -72,7 +72,7 @@ func TestReadFrame(t *testing.T) {
 				t.Fatalf("size %d, frame %d: %d bytes, %v", size, i, len(got), err)
 			}
 		}
-		if _, err := ReadFrame(r, 8); err != io.EOF {
+		if _, err := ReadFrame(r, 8); !errors.Is(err, io.EOF) {
 			t.Errorf("size %d: at the end %v", size, err)
 		}
 	}
@@ -81,7 +81,7 @@ func TestReadFrame(t *testing.T) {
 func TestReadFrameEndsAtEveryByte(t *testing.T) {
 	wire := sized(12, []byte("twelve bytes")...)
 	for n := 1; n < len(wire); n++ {
-		if _, err := ReadFrame(bytes.NewReader(wire[:n]), 100); err != io.ErrUnexpectedEOF {
+		if _, err := ReadFrame(bytes.NewReader(wire[:n]), 100); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("after %d bytes: %v", n, err)
 		}
 	}
@@ -119,7 +119,7 @@ func allocated(f func()) uint64 {
 func TestReadFrameBelievesNoLength(t *testing.T) {
 	wire := sized(MaxFrameSize, make([]byte, 1024)...)
 	got := allocated(func() {
-		if _, err := ReadFrame(bytes.NewReader(wire), MaxFrameSize); err != io.ErrUnexpectedEOF {
+		if _, err := ReadFrame(bytes.NewReader(wire), MaxFrameSize); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Error(err)
 		}
 	})

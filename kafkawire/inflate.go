@@ -82,7 +82,7 @@ func openGzip(body []byte) (io.Reader, func(), error) {
 
 func (g *gzipInflater) Read(p []byte) (int, error) {
 	n, err := g.dec.Read(p)
-	if err == io.EOF && g.src.Len() > 0 {
+	if errors.Is(err, io.EOF) && g.src.Len() > 0 {
 		err = errTrailing
 	}
 	return n, err

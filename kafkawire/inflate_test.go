@@ -115,7 +115,7 @@ func TestCheckProduceEmptyBatch(t *testing.T) {
 func TestCheckProduceBelievesNoCount(t *testing.T) {
 	for _, c := range codecCases(t, binary.AppendVarint(nil, math.MaxInt32)) {
 		b := put(offCount, int32(math.MaxInt32))(put(offLastOffsetDelta, int32(math.MaxInt32-1))(buildBatch(c.id, 1, c.body)))
-		CheckProduce(b, Limits{}) // fills the pools
+		_, _ = CheckProduce(b, Limits{}) // fills the pools
 		if got := allocated(func() {
 			if _, refusal := CheckProduce(b, Limits{}); refusal == nil {
 				t.Errorf("%s: accepted", c.name)

@@ -145,7 +145,7 @@ func (c *recordCheck) run() (int64, *Refusal) {
 		c.index = NoRecord
 		return 0, c.refuse(kerr.InvalidRecord, "bytes after the last record")
 	}
-	if c.in.err != nil && c.in.err != io.EOF {
+	if c.in.err != nil && !errors.Is(c.in.err, io.EOF) {
 		c.index = NoRecord
 		return 0, c.fault("")
 	}
@@ -165,7 +165,7 @@ func (c *recordCheck) fault(what string) *Refusal {
 		// A producer answers this code by splitting the batch.
 		c.index = NoRecord
 		return c.refuse(kerr.MessageTooLarge, "decompressed records exceed the limit")
-	case err != nil && err != io.EOF:
+	case err != nil && !errors.Is(err, io.EOF):
 		return c.refuse(kerr.InvalidRecord, "%s records: %s", codecName(c.batch.Codec()), err)
 	}
 	return c.refuse(kerr.InvalidRecord, "%s", what)

@@ -147,7 +147,7 @@ func (c *conn) writeLoop() {
 		c.settle(s)
 	}
 	if alive {
-		w.Flush()
+		_ = w.Flush() // the client is gone: nobody to tell
 	}
 }
 
@@ -166,7 +166,7 @@ func (c *conn) answer(w *bufio.Writer, s *slot) error {
 		}
 	}
 	if s.closeErr != nil {
-		w.Flush() // what precedes is owed; the close follows in any case
+		_ = w.Flush() // what precedes is owed; the close follows in any case
 		return s.closeErr
 	}
 	if s.resp != nil {

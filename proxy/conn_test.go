@@ -337,7 +337,7 @@ func TestUpstreamGarbageIsNotPassedOn(t *testing.T) {
 			return
 		}
 		answer := binary.BigEndian.AppendUint32([]byte{0, 0, 0, 10}, binary.BigEndian.Uint32(frame[4:])+1)
-		nc.Write(append(answer, 0, 0, 0, 0, 0, 0))
+		_, _ = nc.Write(append(answer, 0, 0, 0, 0, 0, 0))
 	}()
 	f := newFixture(t, func(c *Config) { c.Upstream = ln.Addr().String() })
 	c := f.dial()

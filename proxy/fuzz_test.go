@@ -121,8 +121,8 @@ func newFuzzFixture(f *testing.F) *fuzzFixture {
 	if err := srv.Listen(); err != nil {
 		f.Fatal(err)
 	}
-	go srv.Serve()
-	f.Cleanup(func() { srv.Close() })
+	go func() { _ = srv.Serve() }()
+	f.Cleanup(func() { _ = srv.Close() })
 	fx.srv, fx.addr = srv, srv.Addrs()[0].String()
 	return fx
 }

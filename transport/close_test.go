@@ -111,8 +111,8 @@ func TestCloseWaitsForHandlers(t *testing.T) {
 	go func() { closed <- b.Close() }()
 	within(t, told, "the handler to be told to end")
 	select {
-	case <-closed:
-		t.Fatal("Close returned while a handler ran")
+	case err := <-closed:
+		t.Fatalf("Close returned while a handler ran: %v", err)
 	case <-time.After(50 * time.Millisecond): // long enough for one that does not wait
 	}
 	close(release)

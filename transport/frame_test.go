@@ -116,7 +116,7 @@ func TestFrameReaderAbort(t *testing.T) {
 	var got []string
 	for {
 		m, err := fr.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 		exit(Run(ctx, Config{Listen: "127.0.0.1:0", DataDir: os.Getenv(dirEnv), Ready: os.Stdout, Parent: os.Stdin}))
 	case "stubborn": // ready, then deaf
 		signal.Ignore(syscall.SIGTERM)
-		fmt.Println("ready 127.0.0.1:1")
+		fmt.Fprintln(os.Stdout, "ready 127.0.0.1:1")
 		select {}
 	case "failing":
 		os.Exit(3)
@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 	case "parent": // starts a broker, says where, waits to be killed
 		child, err := StartChild(context.Background(), childConfig("broker", os.Getenv(dirEnv)))
 		exit(err)
-		fmt.Println("ready " + child.Addr())
+		fmt.Fprintln(os.Stdout, "ready "+child.Addr())
 		select {}
 	}
 }
@@ -178,7 +178,7 @@ func TestChildDiesWithItsParent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer parent.Stop()
+	defer func() { _ = parent.Stop() }()
 	createTopic(t, parent.Addr(), "kept")
 	appendOnce(t, parent.Addr(), "kept", 0)
 	conn, err := net.Dial("tcp", parent.Addr())

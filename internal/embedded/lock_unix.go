@@ -37,7 +37,9 @@ func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
 	case <-ctx.Done():
 		// The wait ends with the other broker; nobody needs it then.
 		go func() {
-			<-locked
+			if err := <-locked; err == nil {
+				_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+			}
 			_ = f.Close()
 		}()
 		return nil, context.Cause(ctx)
