@@ -48,6 +48,9 @@ func (a *Admin) SetBrokerDefaults(ctx context.Context) (warnings []string, err e
 	if config["auto.create.topics.enable"] == "true" {
 		warnings = append(warnings, "auto.create.topics.enable is true and cannot be changed while the broker runs; set it to false in the broker's configuration file and restart it")
 	}
+	if name := config["authorizer.class.name"]; name != "" {
+		warnings = append(warnings, fmt.Sprintf("the broker has an authorizer (%s), which lockstep does not ask yet: whoever reaches lockstep's port can write to every topic; do not use the two together where that matters", name))
+	}
 	if config["delete.topic.enable"] == "false" {
 		warnings = append(warnings, "delete.topic.enable is false, so topics cannot be deleted; set it to true in the broker's configuration file and restart it")
 	}
