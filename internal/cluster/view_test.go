@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"lockstep/fsm"
-	"lockstep/internal/apply"
 	"lockstep/proxy"
 )
 
@@ -201,10 +200,6 @@ func TestCatalogMark(t *testing.T) {
 			t.Errorf("step %d: %v, want %v", i, got, step.want)
 		}
 	}
-}
-
-func statusOf(topic, reason string) []apply.PartitionStatus {
-	return []apply.PartitionStatus{{Topic: topic, State: "quarantined", Reason: reason}}
 }
 
 var _ proxy.Cluster = (*Cluster)(nil)

@@ -289,6 +289,10 @@ func (n *Node) diskFailed(err error) {
 	n.fail(fmt.Errorf("the disk under data_dir failed: %w", err))
 }
 
+// CutRaft ends this node's Raft streams until the process ends, as a broken
+// disk does: the others elect.
+func (n *Node) CutRaft() { n.transport.CutRaft() }
+
 // Member says whether this node takes part in the groups.
 func (n *Node) Member() bool {
 	n.mu.Lock()
