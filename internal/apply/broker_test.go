@@ -120,6 +120,7 @@ type local struct {
 	mu       sync.Mutex
 	decide   func(a broker.Append) fate // nil passes all
 	logEnd   func(topic string, partition int32)
+	blind    int // calls of Topic that find nothing
 	current  *faultySession
 	zombies  []broker.Append
 	release  chan struct{} // held appends are answered when it is closed
@@ -183,6 +184,18 @@ func (b *local) LogEnd(ctx context.Context, topic string, partition int32) (star
 		hook(topic, partition)
 	}
 	return start, end, err
+}
+
+// Topic does not see topics for a while, as a broker that has just started.
+func (b *local) Topic(ctx context.Context, name string) (broker.TopicInfo, error) {
+	b.mu.Lock()
+	blind := b.blind > 0
+	b.blind--
+	b.mu.Unlock()
+	if blind {
+		return broker.TopicInfo{}, broker.ErrNoTopic
+	}
+	return b.Admin.Topic(ctx, name)
 }
 
 func (b *local) Session(ctx context.Context) (Session, error) {

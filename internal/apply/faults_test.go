@@ -255,6 +255,9 @@ func randomFaults(t *testing.T, seed int64) {
 			w.restart()
 		case 2: // the log loses its end: with a socket's worth of zombies less, or they would fill it
 			w.local.setFate(nil)
+			for _, tp := range tps {
+				w.send(tp, 1)
+			}
 			w.settled()
 			restore := w.broker.saved()
 			for _, tp := range tps {
@@ -267,6 +270,9 @@ func randomFaults(t *testing.T, seed int64) {
 		}
 	}
 	w.local.setFate(nil)
+	for _, tp := range tps { // a lane that has nothing to send may not know yet what its broker lost
+		w.send(tp, 1)
+	}
 	w.settled()
 }
 

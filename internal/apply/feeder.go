@@ -97,7 +97,9 @@ func (f *feeder) step(index uint64) error {
 func (f *feeder) shed() {
 	for l := range f.over {
 		delete(f.over, l)
-		l.fallBehind(f.tail)
+		if l.held() > f.a.cfg.LaneBytes { // still
+			l.fallBehind(f.tail)
+		}
 	}
 	if f.bytes.Load() <= f.a.cfg.GroupBytes {
 		return

@@ -269,6 +269,38 @@ func TestOverflowIsReadAgain(t *testing.T) {
 	}
 }
 
+// A lane that fell behind loses its connection while everything it holds is
+// under way and executed: it has nothing to send then, and must read on.
+func TestCatchUpAfterEverythingHeldWasThere(t *testing.T) {
+	w := newWorld(t, 1, func(c *Config) { c.LaneBytes = 1 })
+	w.open(1, 1, "a", 0)
+	w.send(tpA, 1)
+	w.settled()
+	w.local.setFate(func(broker.Append) fate { return held })
+	l := w.applier.lane(tpA)
+	idle := func() bool { return len(l.wake) == 0 }
+	w.send(tpA, 1)
+	w.dealt(1)
+	w.await("the lane sent it", idle)
+	w.send(tpA, 1) // reads again from here on
+	w.dealt(1)
+	w.await("the lane knows", idle)
+	w.await("the broker executed it", func() bool {
+		_, end, err := w.local.Reader.LogEnd(t.Context(), "a", 0)
+		return err == nil && end == w.want[tpA][1].end()
+	})
+	w.local.setFate(nil)
+	w.local.mu.Lock()
+	s := w.local.current
+	w.local.mu.Unlock()
+	s.lose()
+	if err := w.visible(tpA, w.end(tpA)); err != nil {
+		t.Fatal(err)
+	}
+	w.step()
+	w.settled()
+}
+
 // A broker loses its log while a lane reads again from the middle.
 func TestRewindDuringCatchUp(t *testing.T) {
 	w := newWorld(t, 1, func(c *Config) { c.LaneBytes = 600 })

@@ -158,7 +158,6 @@ func (p *pipe) flow(ctx context.Context, at *attachment) error {
 		return err
 	}
 	for {
-		p.l.startCatchUp()
 		if err := p.agree(at); err != nil {
 			return err
 		}
@@ -173,6 +172,7 @@ func (p *pipe) flow(ctx context.Context, at *attachment) error {
 			}
 			marks = changed
 		}
+		p.l.startCatchUp() // last: agreeing makes the room that it may wait for
 		select {
 		case <-p.l.wake:
 		case <-marks:

@@ -284,11 +284,11 @@ func (t *topics) deleteLocked(ctx context.Context, name string, id uint64) error
 		return err
 	}
 	info, err := t.broker.Topic(ctx, name)
+	missing := errors.Is(err, broker.ErrNoTopic) // or not listed yet: deleting what is not there is no error
 	switch {
-	case errors.Is(err, broker.ErrNoTopic):
-	case err != nil:
+	case err != nil && !missing:
 		return fmt.Errorf("look the topic up: %w", err)
-	case info.UUID == b.UUID:
+	case missing || info.UUID == b.UUID:
 		if err := t.broker.DeleteTopic(ctx, name); err != nil {
 			return fmt.Errorf("delete the topic: %w", err)
 		}

@@ -113,8 +113,19 @@ func TestOldAppendsNeverReachTheNewTopic(t *testing.T) {
 	w.open(1, 2, "a", 0, 1)
 	w.send(newA, 3)
 	w.dealt(1)
-	if info, err := w.local.Topic(t.Context(), "a"); err != nil || info.UUID == [16]byte{} {
-		t.Fatalf("the old topic went while appends to it were on their way: %v", err)
+	w.await("the old topic is asked back", func() bool {
+		topics := w.applier.topics
+		topics.mu.Lock()
+		defer topics.mu.Unlock()
+		u := topics.uses[1]
+		return u != nil && u.revoking
+	})
+	early := make(chan error, 1)
+	w.applier.WhenVisible(newA, 1, func(err error) { early <- err })
+	select {
+	case <-early:
+		t.Fatal("the new topic was made while appends to the old one were on their way")
+	case <-time.After(200 * time.Millisecond):
 	}
 	w.local.setFate(nil)
 	w.step() // lets them go
@@ -122,6 +133,37 @@ func TestOldAppendsNeverReachTheNewTopic(t *testing.T) {
 	w.open(2, 2, "a", 2)
 	w.send(newC, 3)
 	w.settled()
+}
+
+// A broker that has just started may not list its topics yet: neither is one
+// taken for deleted then, nor for lost.
+func TestBrokerThatDoesNotListItsTopicsYet(t *testing.T) {
+	t.Run("when one is deleted", func(t *testing.T) {
+		w := oldTopic(t)
+		w.local.mu.Lock()
+		w.local.blind = 1
+		w.local.mu.Unlock()
+		recreate(w, 1, 2)
+		w.send(newA, 3)
+		w.settled()
+	})
+	t.Run("when one is looked for", func(t *testing.T) {
+		w := oldTopic(t)
+		info, err := w.local.Topic(t.Context(), "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.stop()
+		w.local.mu.Lock()
+		w.local.blind = 5
+		w.local.mu.Unlock()
+		w.start()
+		w.send(tpA, 3)
+		w.settled()
+		if now, err := w.local.Topic(t.Context(), "a"); err != nil || now.UUID != info.UUID {
+			t.Errorf("the topic was made anew: %v", err)
+		}
+	})
 }
 
 // The groups' logs have no common order: one may open a topic that the other
