@@ -20,9 +20,9 @@ import (
 // every batch ends up on the broker once, in its place.
 func TestOneAppendGoesWrong(t *testing.T) {
 	fates := map[string]fate{"lost before it was sent": lostBefore, "lost before the answer": lostAfter,
-		"executed after the next look at the log end": zombie, "answered without an offset": silent}
+		"executed after the next look at the log end": zombie, "answered without an offset": silent, "not executed and answered without an offset": failed}
 	for name, f := range fates {
-		for _, n := range []int{1, 2, 4, 7} {
+		for _, n := range []int{1, 2, 6} {
 			t.Run(fmt.Sprintf("%s/append %d", name, n), func(t *testing.T) {
 				t.Parallel()
 				w := newWorld(t, 1, nil)
@@ -198,7 +198,7 @@ func TestQuarantine(t *testing.T) {
 // TestRandomFaults runs several partitions in several groups through random
 // faults, restarts of broker and applier, and lost ends of the log.
 func TestRandomFaults(t *testing.T) {
-	for seed := range int64(6) {
+	for seed := range int64(4) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
 			randomFaults(t, seed)

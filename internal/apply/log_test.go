@@ -174,6 +174,29 @@ func TestForeignRecords(t *testing.T) {
 	})
 }
 
+// A broker that comes back with as much as it had, but not the same, is found
+// out by its last batch.
+func TestSameLengthOtherBytes(t *testing.T) {
+	w := newWorld(t, 1, nil)
+	w.open(1, 1, "a", 0)
+	w.send(tpA, 3)
+	w.settled()
+	w.stop() // its lane is now this test's
+	it := w.want[tpA][2]
+	stored := kafkawire.Batch(it.stamped(tpA.Topic))
+	stored[7] = byte(it.base)
+	p := &pipe{l: w.applier.feeders[1].lanes[tpA], last: it.trace()}
+	at := &attachment{end: it.end(), last: stored}
+	if err := p.begin(at); err != nil || !at.agreed {
+		t.Fatalf("the batch it wrote: agreed %t, %v", at.agreed, err)
+	}
+	stored[20] ^= 1 // the checksum
+	var d *distrust
+	if err := p.begin(&attachment{end: it.end(), last: stored}); !errors.As(err, &d) {
+		t.Fatalf("another batch: %v", err)
+	}
+}
+
 // What the applier wrote, but nobody committed, is told from what this node has
 // not read yet by a leader's commit index alone.
 func TestLongerThanTheLog(t *testing.T) {
@@ -207,6 +230,13 @@ func TestLongerThanTheLog(t *testing.T) {
 		w := begin(t, 0)
 		w.applier.Conclude(1, w.heads[1].Index+1) // not seen here yet
 		w.applier.Conclude(1, w.heads[1].Index+1)
+		got := make(chan error, 1)
+		w.applier.WhenVisible(tpA, 1<<40, func(err error) { got <- err })
+		select {
+		case err := <-got:
+			t.Fatalf("quarantined before this node has read what the leader has: %v", err)
+		case <-time.After(50 * time.Millisecond):
+		}
 		w.commit(1, fsm.AppendCommand(tpA, extra))
 		w.applier.Conclude(1, w.heads[1].Index)
 		if err := w.visible(tpA, w.end(tpA)); err != nil {
@@ -220,113 +250,16 @@ func TestLongerThanTheLog(t *testing.T) {
 		}
 		got := make(chan error, 1)
 		w.applier.WhenVisible(tpA, w.end(tpA), func(err error) { got <- err })
+		select {
+		case err := <-got:
+			t.Fatalf("quarantined on hearsay: %v", err)
+		case <-time.After(50 * time.Millisecond):
+		}
 		w.commit(1, fsm.AppendCommand(tpA, extra))
 		if err := <-got; err != nil {
 			t.Fatalf("quarantined on hearsay: %v", err)
 		}
 	})
-}
-
-func TestOverflowIsReadAgain(t *testing.T) {
-	for name, edit := range map[string]func(*Config){
-		"a lane's limit":      func(c *Config) { c.LaneBytes = 1000 },
-		"the group's limit":   func(c *Config) { c.GroupBytes = 1000; c.LaneBytes = 100_000 },
-		"less than one batch": func(c *Config) { c.LaneBytes, c.GroupBytes = 1, 1 },
-		"one batch at a time": func(c *Config) { c.LaneBytes, c.GroupBytes = 400, 800 },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t, 1, edit)
-			w.open(1, 1, "a", 0, 1, 2)
-			w.local.setFate(func(broker.Append) fate { return held })
-			var most int64
-			for i := range 300 {
-				w.send([]fsm.TP{tpA, tpB, tpC}[i%3], 1)
-				if i%50 == 49 {
-					w.dealt(1)
-					most = max(most, w.applier.Status(1).QueuedBytes)
-				}
-			}
-			w.dealt(1)
-			if limit := 3*(w.cfg.LaneBytes+500) + 3*500; name != "the group's limit" && most > limit {
-				t.Errorf("the lanes hold %d bytes, their limits allow %d", most, limit)
-			}
-			// While it catches up: lost connections and new batches.
-			n := 0
-			w.local.setFate(func(broker.Append) fate {
-				if n++; n%40 == 0 {
-					return lostAfter
-				}
-				return pass
-			})
-			w.step()
-			w.send(tpA, 50)
-			w.send(tpC, 50)
-			w.settled()
-			w.send(tpB, 3)
-			w.settled()
-		})
-	}
-}
-
-// A lane that fell behind loses its connection while everything it holds is
-// under way and executed: it has nothing to send then, and must read on.
-func TestCatchUpAfterEverythingHeldWasThere(t *testing.T) {
-	w := newWorld(t, 1, func(c *Config) { c.LaneBytes = 1 })
-	w.open(1, 1, "a", 0)
-	w.send(tpA, 1)
-	w.settled()
-	w.local.setFate(func(broker.Append) fate { return held })
-	l := w.applier.lane(tpA)
-	idle := func() bool { return len(l.wake) == 0 }
-	w.send(tpA, 1)
-	w.dealt(1)
-	w.await("the lane sent it", idle)
-	w.send(tpA, 1) // reads again from here on
-	w.dealt(1)
-	w.await("the lane knows", idle)
-	w.await("the broker executed it", func() bool {
-		_, end, err := w.local.Reader.LogEnd(t.Context(), "a", 0)
-		return err == nil && end == w.want[tpA][1].end()
-	})
-	w.local.setFate(nil)
-	w.local.mu.Lock()
-	s := w.local.current
-	w.local.mu.Unlock()
-	s.lose()
-	if err := w.visible(tpA, w.end(tpA)); err != nil {
-		t.Fatal(err)
-	}
-	w.step()
-	w.settled()
-}
-
-// A broker loses its log while a lane reads again from the middle.
-func TestRewindDuringCatchUp(t *testing.T) {
-	w := newWorld(t, 1, func(c *Config) { c.LaneBytes = 600 })
-	w.open(1, 1, "a", 0, 1)
-	w.send(tpA, 10)
-	w.settled()
-	n, met := 0, make(chan struct{})
-	w.local.setFate(func(broker.Append) fate {
-		if n++; n == 30 {
-			close(met)
-		}
-		if n >= 30 {
-			return held
-		}
-		return pass
-	})
-	w.send(tpA, 200)
-	<-met
-	w.broker.stop()
-	w.broker.wipe()
-	w.broker.start()
-	w.local.setFate(nil)
-	w.step()
-	w.send(tpB, 5)
-	w.send(tpA, 5)
-	w.settled()
 }
 
 func TestWaiters(t *testing.T) {

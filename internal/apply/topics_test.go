@@ -194,6 +194,28 @@ func TestGroupsInAnyOrder(t *testing.T) {
 	w.settled()
 }
 
+// A topic that was closed before the broker ever had it is not made later, by
+// a group whose log is read after that.
+func TestTopicClosedBeforeItWasMade(t *testing.T) {
+	w := newWorld(t, 2, nil)
+	w.broker.stop()
+	w.open(1, 1, "a", 0, 1)
+	w.closeTopic(1, 1)
+	w.await("the end of the topic is noted", func() bool {
+		b, _, _ := w.applier.topics.look(1)
+		return b.Gone
+	})
+	w.open(2, 1, "a", 2)
+	w.send(tpC, 1)
+	w.broker.start()
+	if err := w.visible(tpC, w.end(tpC)); err != ErrClosed {
+		t.Errorf("a partition of a topic that was closed: %v", err)
+	}
+	if _, err := w.local.Topic(t.Context(), "a"); !errors.Is(err, broker.ErrNoTopic) {
+		t.Errorf("the topic was made after all: %v", err)
+	}
+}
+
 func TestTopicGrows(t *testing.T) {
 	w := newWorld(t, 2, nil)
 	w.open(1, 1, "a", 0)
