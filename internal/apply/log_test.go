@@ -267,7 +267,7 @@ func TestWaiters(t *testing.T) {
 	got := make(chan error, 1)
 	tell := func(err error) { got <- err }
 	w.applier.WhenVisible(tpA, 0, tell)
-	if err := <-got; err != ErrNotOpen {
+	if err := <-got; !errors.Is(err, ErrNotOpen) {
 		t.Errorf("a partition never opened: %v", err)
 	}
 	w.open(1, 1, "a", 0, 1)
@@ -300,7 +300,7 @@ func TestWaiters(t *testing.T) {
 	}
 	w.applier.WhenVisible(tpA, 1000, tell)
 	w.closeTopic(1, 1)
-	if err := <-got; err != ErrClosed {
+	if err := <-got; !errors.Is(err, ErrClosed) {
 		t.Errorf("the partition was closed: %v", err)
 	}
 	w.open(1, 2, "b", 0)
@@ -308,11 +308,11 @@ func TestWaiters(t *testing.T) {
 	tpX := fsm.TP{Topic: 2}
 	w.applier.WhenVisible(tpX, 1000, tell)
 	w.stop()
-	if err := <-got; err != ErrClosed {
+	if err := <-got; !errors.Is(err, ErrClosed) {
 		t.Errorf("the applier was closed: %v", err)
 	}
 	w.applier.WhenVisible(tpX, 0, tell)
-	if err := <-got; err != ErrClosed {
+	if err := <-got; !errors.Is(err, ErrClosed) {
 		t.Errorf("after the applier was closed: %v", err)
 	}
 }

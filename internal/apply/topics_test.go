@@ -123,8 +123,8 @@ func TestOldAppendsNeverReachTheNewTopic(t *testing.T) {
 	early := make(chan error, 1)
 	w.applier.WhenVisible(newA, 1, func(err error) { early <- err })
 	select {
-	case <-early:
-		t.Fatal("the new topic was made while appends to the old one were on their way")
+	case err := <-early:
+		t.Fatalf("the new topic was made while appends to the old one were on their way: %v", err)
 	case <-time.After(200 * time.Millisecond):
 	}
 	w.local.setFate(nil)
@@ -180,7 +180,7 @@ func TestGroupsInAnyOrder(t *testing.T) {
 	})
 	w.open(2, 1, "a", 2) // the other group is far behind
 	w.send(tpC, 3)
-	if err := w.visible(tpC, w.end(tpC)); err != ErrClosed {
+	if err := w.visible(tpC, w.end(tpC)); !errors.Is(err, ErrClosed) {
 		t.Errorf("a partition of a topic that is gone: %v", err)
 	}
 	w.open(1, 2, "a", 0, 1)
@@ -208,7 +208,7 @@ func TestTopicClosedBeforeItWasMade(t *testing.T) {
 	w.open(2, 1, "a", 2)
 	w.send(tpC, 1)
 	w.broker.start()
-	if err := w.visible(tpC, w.end(tpC)); err != ErrClosed {
+	if err := w.visible(tpC, w.end(tpC)); !errors.Is(err, ErrClosed) {
 		t.Errorf("a partition of a topic that was closed: %v", err)
 	}
 	if _, err := w.local.Topic(t.Context(), "a"); !errors.Is(err, broker.ErrNoTopic) {

@@ -2,6 +2,7 @@ package apply
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -311,7 +312,7 @@ func (w *world) wantQuarantine(tp fsm.TP, words string) {
 	if reason := w.quarantined(tp); !strings.Contains(reason, words) {
 		w.t.Errorf("%s is quarantined because %q, want %q", tp, reason, words)
 	}
-	if err := w.visible(tp, 1<<40); err != ErrQuarantined {
+	if err := w.visible(tp, 1<<40); !errors.Is(err, ErrQuarantined) {
 		w.t.Errorf("a waiter for %s got %v", tp, err)
 	}
 }
