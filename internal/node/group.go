@@ -197,7 +197,7 @@ func (g *Group) start(ctx context.Context) error {
 	}
 	g.machine.logs = s.logs
 	notify := make(chan bool, 16)
-	r, err := raft.NewRaft(g.raftConfig(notify), g.machine, s.logs, s.stable, snaps, trans)
+	r, err := raft.NewRaft(g.raftConfig(notify), g.machine, s.logs, s.stable, snaps, pipelining{trans})
 	if err != nil {
 		return errors.Join(fmt.Errorf("start raft group %d: %w", g.ID, err), trans.Close(), s.close())
 	}
