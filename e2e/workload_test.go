@@ -51,6 +51,10 @@ func startWorkload(t *testing.T, bootstrap []string, topic string, partitions in
 			kgo.ProducerLinger(0),
 			kgo.ProduceRequestTimeout(5*time.Second),
 			kgo.UnknownTopicRetries(-1),
+			// Otherwise the client starts over with a new producer id and says nothing.
+			kgo.ProducerOnDataLossDetected(func(topic string, p int32) {
+				t.Errorf("producer %s was told that its sequence on %s/%d does not follow what is there", name, topic, p)
+			}),
 		)...)
 		if err != nil {
 			t.Fatal(err)

@@ -1,0 +1,358 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// settleWithin bounds the wait for acknowledgements on every partition after a
+// fault that leaves a majority, and after everything runs again.
+const settleWithin = 30 * time.Second
+
+// noQuorumGrace is how long after the loss of a majority an acknowledgement may
+// still arrive: its batch had been committed before.
+const noQuorumGrace = 1500 * time.Millisecond
+
+// TestKillAnything kills and stops proxies and brokers in every combination,
+// E2E_ROUNDS times in an order that E2E_SEED gives, under two workloads of
+// idempotent producers and one of plain ones, and proves that nothing
+// acknowledged was lost, moved or doubled on any broker. A seed repeats the
+// faults and their pauses, not how the processes happen to run meanwhile.
+func TestKillAnything(t *testing.T) {
+	rounds, seed := envInt(t, "E2E_ROUNDS", 8), uint64(time.Now().UnixNano()%1_000_000)
+	if s := os.Getenv("E2E_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatalf("E2E_SEED=%q: want a number: %v", s, err)
+		}
+	}
+	t.Logf("E2E_SEED=%d E2E_ROUNDS=%d", seed, rounds)
+	c := newCluster(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(2+rounds)*2*time.Minute)
+	defer cancel()
+	k := &kills{c: c, rnd: rand.New(rand.NewPCG(seed, 0)), gaps: map[string][]time.Duration{}, backs: map[string][]time.Duration{}}
+	k.start()
+	k.settle(ctx, time.Time{})
+	for i, f := range k.schedule(rounds) {
+		k.round(ctx, i+1, f)
+	}
+	k.finish(ctx)
+}
+
+// fault is one kind of thing that happens to the cluster. do returns when what
+// it stopped has been continued; what it killed stays down. Victims are nodes
+// in random order, the first of which the fault is about.
+type fault struct {
+	name     string
+	majority bool // two nodes are left whole all the time: producing goes on
+	do       func(k *kills, victims []*node)
+}
+
+var faults = []fault{
+	{"kill proxy", true, func(k *kills, v []*node) { k.kill(v[0].proc) }},
+	{"kill broker", true, func(k *kills, v []*node) { k.kill(v[0].broker.proc) }},
+	{"kill proxy, then broker", true, func(k *kills, v []*node) {
+		k.kill(v[0].proc)
+		k.pause(0, 300)
+		k.kill(v[0].broker.proc)
+	}},
+	{"kill broker, then proxy", true, func(k *kills, v []*node) {
+		k.kill(v[0].broker.proc)
+		k.pause(0, 300)
+		k.kill(v[0].proc)
+	}},
+	{"kill two nodes", false, func(k *kills, v []*node) {
+		k.kill(v[0].proc, v[1].proc, v[0].broker.proc, v[1].broker.proc)
+		k.noAcks()
+	}},
+	{"kill all proxies", false, func(k *kills, v []*node) { k.kill(v[0].proc, v[1].proc, v[2].proc) }},
+	{"kill all brokers", false, func(k *kills, v []*node) { k.kill(v[0].broker.proc, v[1].broker.proc, v[2].broker.proc) }},
+	{"kill everything", false, func(k *kills, v []*node) {
+		k.kill(v[0].proc, v[1].broker.proc, v[2].proc, v[0].broker.proc, v[1].proc, v[2].broker.proc)
+	}},
+	{"stop proxy", true, func(k *kills, v []*node) { k.freeze(v[0].proc, func() { k.pause(1000, 5000) }) }},
+	{"stop broker", true, func(k *kills, v []*node) { k.freeze(v[0].broker.proc, func() { k.pause(1000, 5000) }) }},
+	// What the killed proxy sent and the broker has not read yet is executed
+	// after the new proxy has looked at the log end.
+	{"stop broker, kill and restart proxy", true, func(k *kills, v []*node) {
+		k.freeze(v[0].broker.proc, func() {
+			k.pause(0, 500)
+			k.kill(v[0].proc)
+			v[0].startProxy(k.c.t)
+			k.pause(0, 3000)
+		})
+	}},
+	{"restart proxy by SIGTERM", true, func(k *kills, v []*node) { v[0].stopProxy(k.c.t) }},
+	{"restart broker by SIGTERM", true, func(k *kills, v []*node) { v[0].broker.stop(k.c.t) }},
+	{"restart every proxy by SIGTERM, one by one", true, func(k *kills, v []*node) {
+		for _, n := range v {
+			n.stopProxy(k.c.t)
+			n.startProxy(k.c.t)
+			k.c.waitHealthy()
+		}
+	}},
+}
+
+// kills is the run of a schedule. Its methods are called from the test
+// goroutine only.
+type kills struct {
+	c         *cluster
+	rnd       *rand.Rand
+	workloads []*workload
+	plain     *plainProducer
+	// The longest gap of a partition by kind of fault: that of the fault, and
+	// that while everything came back.
+	gaps, backs map[string][]time.Duration
+}
+
+// Topics and their partitions; the last is the plain producer's.
+var killTopics = []struct {
+	name       string
+	partitions int32
+}{{"kills-a", 6}, {"kills-b", 3}, {"kills-plain", 3}}
+
+func (k *kills) start() {
+	for i, topic := range killTopics {
+		k.c.createTopic(k.c.nodes[i], topic.name, topic.partitions)
+		if topic.name == "kills-plain" {
+			k.plain = startPlainProducer(k.c.t, k.c, topic.name, topic.partitions, "plain")
+			continue
+		}
+		k.workloads = append(k.workloads, startWorkload(k.c.t, k.c.bootstrap(), topic.name, topic.partitions, 40*time.Millisecond,
+			topic.name+"-p1", topic.name+"-p2"))
+	}
+}
+
+// histories are in the order of killTopics.
+func (k *kills) histories() []*history {
+	var hs []*history
+	for _, w := range k.workloads {
+		hs = append(hs, w.h)
+	}
+	return append(hs, k.plain.h)
+}
+
+// schedule draws every kind of fault once before any comes again.
+func (k *kills) schedule(rounds int) []fault {
+	var out []fault
+	for len(out) < rounds {
+		for _, i := range k.rnd.Perm(len(faults)) {
+			out = append(out, faults[i])
+		}
+	}
+	if only := os.Getenv("E2E_FAULT"); only != "" {
+		out = slices.DeleteFunc(slices.Repeat(faults, rounds), func(f fault) bool { return !strings.Contains(f.name, only) })
+	}
+	return out[:rounds]
+}
+
+// round makes one fault, requires that producing goes on if it may, starts what
+// is down and waits until everything is as it was.
+func (k *kills) round(ctx context.Context, number int, f fault) {
+	t := k.c.t
+	t.Helper()
+	var victims []*node
+	for _, i := range k.rnd.Perm(len(k.c.nodes)) {
+		victims = append(victims, k.c.nodes[i])
+	}
+	leaders, _ := k.c.leaders(ctx)
+	begin := time.Now()
+	f.do(k, victims)
+	if f.majority {
+		k.settle(ctx, time.Now())
+	}
+	down := time.Now()
+	k.restart()
+	k.c.waitHealthy()
+	healthy := time.Now()
+	k.settle(ctx, healthy)
+	k.replicated()
+	k.trusted(ctx)
+	gap, back := k.gap(begin, down), k.gap(down, time.Now())
+	k.gaps[f.name], k.backs[f.name] = append(k.gaps[f.name], gap), append(k.backs[f.name], back)
+	t.Logf("%s round %d: %s (node %d, then %d; leaders were %v): longest gap of a partition %s, %s while it came back; fault took %s, healthy %s after the restart",
+		begin.Format("15:04:05.000"), number, f.name, victims[0].id, victims[1].id, leaders, ms(gap), ms(back), ms(down.Sub(begin)), ms(healthy.Sub(down)))
+}
+
+// gap returns the longest time for which one of the partitions was not
+// acknowledged to.
+func (k *kills) gap(from, until time.Time) time.Duration {
+	var gap time.Duration
+	for i, h := range k.histories() {
+		for p := range killTopics[i].partitions {
+			gap = max(gap, h.longestGap([]int32{p}, from, until))
+		}
+	}
+	return gap
+}
+
+// settle returns when every partition of every topic was acknowledged to
+// several times after since.
+func (k *kills) settle(ctx context.Context, since time.Time) {
+	k.c.t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, settleWithin)
+	defer cancel()
+	for i, h := range k.histories() {
+		if err := h.waitAcks(ctx, killTopics[i].partitions, since, 5); err != nil {
+			k.c.t.Fatalf("%s: %v", h.topic, err)
+		}
+	}
+}
+
+// replicated returns when every broker holds what is acknowledged now.
+func (k *kills) replicated() {
+	k.c.t.Helper()
+	for _, h := range k.histories() {
+		k.c.waitBrokersHold(k.c.nodes, h.topic, h.ends())
+	}
+}
+
+// trusted fails the test when a node quarantines a partition or a proxy ended
+// by itself.
+func (k *kills) trusted(ctx context.Context) {
+	t := k.c.t
+	t.Helper()
+	for _, n := range k.c.nodes {
+		s, err := n.status(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, g := range s.Groups {
+			for _, m := range g.Members {
+				if m.Quarantined != nil {
+					t.Errorf("node %d quarantines partitions of group %d: %v", m.Node, g.Group, m.Quarantined)
+				}
+			}
+		}
+	}
+	if lines := k.c.logLines("partition quarantined"); len(lines) > 0 {
+		t.Errorf("%d partitions were quarantined, first: %s", len(lines), lines[0])
+	}
+}
+
+// kill sends SIGKILL to all before it waits for any.
+func (k *kills) kill(procs ...*process) {
+	k.c.t.Helper()
+	var errs error
+	for _, p := range procs {
+		errs = errors.Join(errs, p.signal(syscall.SIGKILL))
+	}
+	for _, p := range procs {
+		errs = errors.Join(errs, p.kill9())
+	}
+	if errs != nil {
+		k.c.t.Fatal(errs)
+	}
+}
+
+// freeze stops a process with SIGSTOP while meanwhile runs.
+func (k *kills) freeze(p *process, meanwhile func()) {
+	k.c.t.Helper()
+	err := p.signal(syscall.SIGSTOP)
+	meanwhile()
+	if err := errors.Join(err, p.signal(syscall.SIGCONT)); err != nil {
+		k.c.t.Fatal(err)
+	}
+}
+
+// pause lets a random time pass: how far apart two faults are is part of the
+// schedule.
+func (k *kills) pause(fromMs, toMs int) {
+	time.Sleep(time.Duration(fromMs+k.rnd.IntN(toMs-fromMs+1)) * time.Millisecond)
+}
+
+// noAcks lets time pass without a majority and requires that nothing is
+// acknowledged but what had been committed before.
+func (k *kills) noAcks() {
+	k.c.t.Helper()
+	late := time.Now().Add(noQuorumGrace)
+	time.Sleep(noQuorumGrace)
+	k.pause(1000, 4000)
+	for i, h := range k.histories() {
+		for p := range killTopics[i].partitions {
+			if n := h.acksSince(p, late); n > 0 {
+				k.c.t.Errorf("%s/%d: %d acknowledgements while two of three nodes were dead", h.topic, p, n)
+			}
+		}
+	}
+}
+
+// restart starts what is down, in random order and with random pauses.
+func (k *kills) restart() {
+	k.c.t.Helper()
+	for _, i := range k.rnd.Perm(2 * len(k.c.nodes)) {
+		n, pause := k.c.nodes[i/2], k.rnd.IntN(300)
+		switch {
+		case i%2 == 0 && n.running(), i%2 == 1 && !n.broker.proc.exited():
+			continue
+		case i%2 == 0:
+			n.startProxy(k.c.t)
+		default:
+			if err := n.broker.spawn(); err != nil {
+				k.c.t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Duration(pause) * time.Millisecond)
+	}
+}
+
+// finish stops the producers and holds what they were told to what stands on
+// each broker.
+func (k *kills) finish(ctx context.Context) {
+	t := k.c.t
+	t.Helper()
+	flush, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	k.plain.stop()
+	for _, w := range k.workloads {
+		if err := w.stopProducing(flush); err != nil {
+			t.Errorf("%s: wait for the last answers: %v", w.h.topic, err)
+		}
+		if err := w.waitConsumed(flush); err != nil {
+			t.Errorf("%s: consumer did not reach the last acknowledged record: %v", w.h.topic, err)
+		}
+	}
+	k.c.waitHealthy()
+	k.replicated()
+	k.trusted(ctx)
+	for i, h := range k.histories() {
+		n := killTopics[i].partitions
+		dumps := k.c.readBrokers(k.c.nodes, h.topic, n)
+		if h == k.plain.h {
+			k.plain.check(dumps, n).report(t)
+		} else {
+			h.check(dumps, n).report(t)
+		}
+		sent, acked := h.counts()
+		t.Logf("%s: %d records sent, %d acknowledged, %d on the brokers", h.topic, sent, acked, dumps[1].records())
+	}
+	for _, f := range faults {
+		if len(k.gaps[f.name]) > 0 {
+			t.Logf("longest gaps, %s: %s; while it came back: %s", f.name, list(k.gaps[f.name]), list(k.backs[f.name]))
+		}
+	}
+	k.c.verify()
+}
+
+// acksSince counts the acknowledgements of a partition that arrived after t.
+func (h *history) acksSince(partition int32, t time.Time) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := 0
+	for _, at := range h.ackTimes[partition] {
+		if at.After(t) {
+			n++
+		}
+	}
+	return n
+}
