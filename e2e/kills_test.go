@@ -265,10 +265,10 @@ func (k *kills) freeze(p *process, meanwhile func()) {
 	}
 }
 
-// pause lets a random time pass: how far apart two faults are is part of the
-// schedule.
+// pause lets a random time pass. It waits for nothing: how far apart two faults
+// are, and how long one lasts, is part of the schedule.
 func (k *kills) pause(fromMs, toMs int) {
-	time.Sleep(time.Duration(fromMs+k.rnd.IntN(toMs-fromMs+1)) * time.Millisecond)
+	<-time.After(time.Duration(fromMs+k.rnd.IntN(toMs-fromMs+1)) * time.Millisecond)
 }
 
 // noAcks lets time pass without a majority and requires that nothing is
@@ -276,7 +276,7 @@ func (k *kills) pause(fromMs, toMs int) {
 func (k *kills) noAcks() {
 	k.c.t.Helper()
 	late := time.Now().Add(noQuorumGrace)
-	time.Sleep(noQuorumGrace)
+	<-time.After(time.Until(late))
 	k.pause(1000, 4000)
 	for i, h := range k.histories() {
 		for p := range killTopics[i].partitions {
@@ -291,7 +291,7 @@ func (k *kills) noAcks() {
 func (k *kills) restart() {
 	k.c.t.Helper()
 	for _, i := range k.rnd.Perm(2 * len(k.c.nodes)) {
-		n, pause := k.c.nodes[i/2], k.rnd.IntN(300)
+		n := k.c.nodes[i/2]
 		switch {
 		case i%2 == 0 && n.running(), i%2 == 1 && !n.broker.proc.exited():
 			continue
@@ -302,7 +302,7 @@ func (k *kills) restart() {
 				k.c.t.Fatal(err)
 			}
 		}
-		time.Sleep(time.Duration(pause) * time.Millisecond)
+		k.pause(0, 300)
 	}
 }
 
