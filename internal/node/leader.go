@@ -125,6 +125,7 @@ func (g *Group) Transfer(ctx context.Context, to int32, why string) error {
 	if r == nil || r.State() != raft.Leader {
 		return ErrNotLeader
 	}
+	office := g.Leading.Get()
 	note := transferNote{Group: g.ID, From: g.n.cfg.NodeID, To: to, Why: why}
 	g.setNote(note)
 	g.n.tellAll(methodNote, note)
@@ -137,9 +138,25 @@ func (g *Group) Transfer(ctx context.Context, to int32, why string) error {
 		if err != nil {
 			return fmt.Errorf("transfer group %d to node %d: %w", g.ID, to, err)
 		}
-		return nil
+		return g.outOf(ctx, office)
 	case <-ctx.Done():
 		return fmt.Errorf("transfer group %d to node %d: %w", g.ID, to, context.Cause(ctx))
+	}
+}
+
+// outOf waits until this node knows that it is out of an office: Raft's word
+// on it comes a moment after the transfer is through.
+func (g *Group) outOf(ctx context.Context, office *Leadership) error {
+	for {
+		l, changed := g.Leading.Changed()
+		if l == nil || l != office {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("leave office in group %d: %w", g.ID, context.Cause(ctx))
+		}
 	}
 }
 
