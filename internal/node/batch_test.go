@@ -265,7 +265,7 @@ func TestBatcherSortsErrors(t *testing.T) {
 		r := newBatcherRig(t, 100, 2)
 		r.propose("a", 1)
 		r.entry().fail(tc.raft)
-		if err := r.answered("a"); !errors.Is(err, tc.want) || errors.Is(err, ErrNotLeader) != (tc.want == ErrNotLeader) {
+		if err := r.answered("a"); !errors.Is(err, tc.want) || errors.Is(err, ErrNotLeader) != errors.Is(tc.want, ErrNotLeader) {
 			t.Errorf("%v became %v, want %v", tc.raft, err, tc.want)
 		}
 	}

@@ -125,7 +125,7 @@ func TestGuardTellsOfAHangingWrite(t *testing.T) {
 		t.Fatal("nobody was told")
 	}
 	close(s.hang)
-	<-done
+	t.Logf("the hanging write ended with %v", <-done)
 	if err := logs.StoreLogs(entries(2, 2, 1, 10)); err == nil {
 		t.Error("a write after one that hung is let through")
 	}
