@@ -14,13 +14,15 @@ const CoordinatorSlots = 50
 // entry must not take memory on every node beyond measure.
 const MaxPartitions = 10_000
 
-// Kafka error codes of the catalog, and one of ours below zero that no client
-// ever sees.
+// CodeStaleLevel is the code of an Open or Close that was read from an older
+// catalog than its group has seen. No client ever sees it.
+const CodeStaleLevel = -1000
+
+// Kafka error codes of the catalog.
 const (
 	codeInvalidRequest    = 42
 	codeTopicExists       = 36
 	codeInvalidPartitions = 37
-	codeStaleLevel        = -1000
 )
 
 // TopicState is where a topic is in its life.

@@ -209,7 +209,7 @@ func TestOpenAndCloseAreLevels(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	for i, r := range []Result{open(4, 1, 8), closing(4, 1)} {
-		if r.Verdict != Rejected || r.Code != codeStaleLevel || len(m.Partitions) != 4 || m.Level != 5 {
+		if r.Verdict != Rejected || r.Code != CodeStaleLevel || len(m.Partitions) != 4 || m.Level != 5 {
 			t.Fatalf("stale command %d: %+v", i, r)
 		}
 	}
@@ -223,7 +223,7 @@ func TestOpenAndCloseAreLevels(t *testing.T) {
 	if r := closing(7, 1); len(r.Closed) != 0 || r.Verdict != Done {
 		t.Fatalf("closing what is closed: %+v", r)
 	}
-	if r := open(6, 1, 2); r.Code != codeStaleLevel {
+	if r := open(6, 1, 2); r.Code != CodeStaleLevel {
 		t.Fatalf("a proposer that saw the topic alive opened it again: %+v", r)
 	}
 	if r := m.one(AppendCommand(TP{1, 2}, makeBatch(batchSpec{}))); r.Verdict != Rejected || r.Code != 3 {

@@ -185,7 +185,7 @@ func (g *Group) append(a appendArgs) Result {
 func (g *Group) open(a *Open) Result {
 	r := Result{Open: a}
 	if a.Level < g.Level {
-		return Result{Verdict: Rejected, Code: codeStaleLevel, Message: "older than the catalog this group has seen", Open: a}
+		return Result{Verdict: Rejected, Code: CodeStaleLevel, Message: "older than the catalog this group has seen", Open: a}
 	}
 	g.Level = a.Level
 	for _, n := range a.Partitions {
@@ -207,7 +207,7 @@ func (g *Group) open(a *Open) Result {
 func (g *Group) close(a *Close) Result {
 	r := Result{Close: a}
 	if a.Level < g.Level {
-		return Result{Verdict: Rejected, Code: codeStaleLevel, Message: "older than the catalog this group has seen", Close: a}
+		return Result{Verdict: Rejected, Code: CodeStaleLevel, Message: "older than the catalog this group has seen", Close: a}
 	}
 	g.Level = a.Level
 	for tp := range g.Partitions {

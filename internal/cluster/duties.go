@@ -23,9 +23,6 @@ const (
 	dutyWorkers = 32
 	// submitTimeout bounds one step.
 	submitTimeout = 5 * time.Second
-	// codeStaleLevel is the state machine's answer to a level older than one
-	// it has seen: another topic's, read later, was quicker.
-	codeStaleLevel = -1000
 	// coordinatorGrace is how long a coordinator may be away before its
 	// groups move.
 	coordinatorGrace = 2 * time.Second
@@ -121,7 +118,7 @@ func (c *Cluster) tendTopics(ctx context.Context, work *tending) {
 		work.wg.Go(func() {
 			err := c.tendTopic(ctx, l.version, t)
 			var ke *proxy.KafkaError
-			stale := errors.As(err, &ke) && ke.Code == codeStaleLevel
+			stale := errors.As(err, &ke) && ke.Code == fsm.CodeStaleLevel
 			work.end(t.ID, err == nil || stale)
 			if err != nil && ctx.Err() == nil {
 				c.log.Debug("a topic is not yet as the catalog wants it", "topic", t.Name, "state", t.State, "error", err)
