@@ -32,6 +32,13 @@ const healthyWithin = 90 * time.Second
 // newCluster starts everything and returns when status calls it healthy.
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
+	return newClusterVia(t, (*broker).addr)
+}
+
+// newClusterVia is newCluster with proxies that look for their brokers at an
+// address that via gives.
+func newClusterVia(t *testing.T, via func(*broker) string) *cluster {
+	t.Helper()
 	c := &cluster{t: t, dir: runDir(t)}
 	groups, logStore := envInt(t, "E2E_GROUPS", 3), envOr("E2E_LOG_STORE", "boltdb")
 	bin := lockstepBinary(t)
@@ -54,6 +61,7 @@ func newCluster(t *testing.T) *cluster {
 	})
 	c.startBrokers()
 	for _, n := range c.nodes {
+		n.upstream = via(n.broker)
 		if err := n.writeConfig(c.nodes, filepath.Base(c.dir), groups, logStore); err != nil {
 			t.Fatal(err)
 		}
@@ -205,6 +213,27 @@ func (c *cluster) verify() {
 		c.t.Fatalf("lockstep verify exits 0 and says the logs differ: %s", lastBytes(out, 2000))
 	}
 	c.t.Logf("lockstep verify: identical (%s)", time.Since(begin).Round(time.Millisecond))
+}
+
+// trusted fails the test when a node quarantines a partition or ever did.
+func (c *cluster) trusted(ctx context.Context) {
+	c.t.Helper()
+	for _, n := range c.nodes {
+		s, err := n.status(ctx)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		for _, g := range s.Groups {
+			for _, m := range g.Members {
+				if m.Quarantined != nil {
+					c.t.Errorf("node %d quarantines partitions of group %d: %v", m.Node, g.Group, m.Quarantined)
+				}
+			}
+		}
+	}
+	if lines := c.logLines("partition quarantined"); len(lines) > 0 {
+		c.t.Errorf("%d partitions were quarantined, first: %s", len(lines), lines[0])
+	}
 }
 
 // createTopic creates a topic through one proxy and returns when every proxy

@@ -195,7 +195,7 @@ func (k *kills) round(ctx context.Context, number int, f fault) {
 	healthy := time.Now()
 	k.settle(ctx, healthy)
 	k.replicated()
-	k.trusted(ctx)
+	k.c.trusted(ctx)
 	// The plain producer gives up a node that does not answer after 3 s, the
 	// others after 10 s: what a stopped process costs is theirs.
 	gap, back, plain := k.gap(begin, down), k.gap(down, time.Now()), k.plain.h.worstGap(slices.Collect(maps.Keys(k.plain.h.ends())), begin, down)
@@ -256,29 +256,6 @@ func (k *kills) replicated() {
 	k.c.t.Helper()
 	for _, h := range k.histories() {
 		k.c.waitBrokersHold(k.c.nodes, h.topic, h.ends())
-	}
-}
-
-// trusted fails the test when a node quarantines a partition or a proxy ended
-// by itself.
-func (k *kills) trusted(ctx context.Context) {
-	t := k.c.t
-	t.Helper()
-	for _, n := range k.c.nodes {
-		s, err := n.status(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, g := range s.Groups {
-			for _, m := range g.Members {
-				if m.Quarantined != nil {
-					t.Errorf("node %d quarantines partitions of group %d: %v", m.Node, g.Group, m.Quarantined)
-				}
-			}
-		}
-	}
-	if lines := k.c.logLines("partition quarantined"); len(lines) > 0 {
-		t.Errorf("%d partitions were quarantined, first: %s", len(lines), lines[0])
 	}
 }
 
@@ -366,7 +343,7 @@ func (k *kills) finish(ctx context.Context) {
 	}
 	k.c.waitHealthy()
 	k.replicated()
-	k.trusted(ctx)
+	k.c.trusted(ctx)
 	for i, h := range k.histories() {
 		n := killTopics[i].partitions
 		dumps := k.c.readBrokers(k.c.nodes, h.topic, n)

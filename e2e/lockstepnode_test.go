@@ -110,6 +110,7 @@ type node struct {
 	dir       string
 	bin       string
 	broker    *broker
+	upstream  string // where the proxy looks for its broker
 	kafkaPort int
 	raftPort  int
 	adminPort int
@@ -132,7 +133,7 @@ func (n *node) writeConfig(all []*node, clusterID string, groups int, logStore s
 		DataDir:             n.dataDir(),
 		Listeners:           []string{"PLAINTEXT://" + n.kafkaAddr()},
 		AdvertisedListeners: []string{"PLAINTEXT://" + n.kafkaAddr()},
-		Broker:              brokerSection{BootstrapServer: n.broker.addr()},
+		Broker:              brokerSection{BootstrapServer: n.upstream},
 		Raft:                raftSection{Listen: n.raftAddr(), Advertise: n.raftAddr(), Groups: groups, LogStore: logStore},
 		Admin:               listenSection{Listen: n.adminAddr()},
 		Log:                 logSection{Level: envOr("E2E_LOG_LEVEL", "info"), Format: "text"},
