@@ -58,7 +58,7 @@ type leaderStory struct {
 func (g *Group) tellLeader(r *raft.Raft, s *leaderStory, leader int32) {
 	if leader == 0 {
 		if s.lost.IsZero() && !s.first {
-			s.lost = lostSince(r)
+			s.lost = g.lostSince(r, s.old)
 		}
 		g.setLeader(0)
 		return
@@ -84,9 +84,11 @@ func (g *Group) setLeader(leader int32) {
 	}
 }
 
-// lostSince is when the group last had a leader, as far as this node knows.
-func lostSince(r *raft.Raft) time.Time {
-	if t := r.LastContact(); !t.IsZero() && time.Since(t) < time.Minute {
+// lostSince is when the group last had the old leader, as far as this node
+// knows. A leader hears from no leader: its own last contact is from before its
+// term.
+func (g *Group) lostSince(r *raft.Raft, old int32) time.Time {
+	if t := r.LastContact(); old != g.n.cfg.NodeID && !t.IsZero() && time.Since(t) < time.Minute {
 		return t
 	}
 	return time.Now()

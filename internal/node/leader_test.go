@@ -134,6 +134,10 @@ func TestTransferNamesTheReason(t *testing.T) {
 	if from.Group(1).Leading.Get() != nil {
 		t.Error("the old leader still leads")
 	}
+	// Nobody was missed while this node led, however long ago it last followed.
+	if begin, lost := time.Now(), g.lostSince(g.Raft(), to); lost.Before(begin) {
+		t.Errorf("the leader was lost %s before it was there", begin.Sub(lost))
+	}
 }
 
 // A leader whose write fails leads nothing from then on; the others elect, and
