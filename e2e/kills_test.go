@@ -25,12 +25,12 @@ const settleWithin = 30 * time.Second
 const noQuorumGrace = 1500 * time.Millisecond
 
 // TestKillAnything kills and stops proxies and brokers in every combination,
-// E2E_ROUNDS times in an order that E2E_SEED gives, under two workloads of
+// each kind of fault once, or E2E_ROUNDS times, in an order that E2E_SEED gives, under two workloads of
 // idempotent producers and one of plain ones, and proves that nothing
 // acknowledged was lost, moved or doubled on any broker. A seed repeats the
 // faults and their pauses, not how the processes happen to run meanwhile.
 func TestKillAnything(t *testing.T) {
-	rounds, seed := envInt(t, "E2E_ROUNDS", 8), uint64(time.Now().UnixNano()%1_000_000)
+	rounds, seed := envInt(t, "E2E_ROUNDS", len(faults)), uint64(time.Now().UnixNano()%1_000_000)
 	if s := os.Getenv("E2E_SEED"); s != "" {
 		var err error
 		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
