@@ -25,9 +25,9 @@ const settleWithin = 30 * time.Second
 const noQuorumGrace = 1500 * time.Millisecond
 
 // TestKillAnything kills and stops proxies and brokers in every combination,
-// each kind of fault once, or E2E_ROUNDS times, in an order that E2E_SEED gives, under two workloads of
-// idempotent producers and one of plain ones, and proves that nothing
-// acknowledged was lost, moved or doubled on any broker. A seed repeats the
+// each kind of fault once, or E2E_ROUNDS times, in an order that E2E_SEED gives.
+// Under two workloads of idempotent producers and one of plain ones, nothing
+// acknowledged may be lost, moved or doubled on any broker. A seed repeats the
 // faults and their pauses, not how the processes happen to run meanwhile.
 func TestKillAnything(t *testing.T) {
 	rounds, seed := envInt(t, "E2E_ROUNDS", len(faults)), uint64(time.Now().UnixNano()%1_000_000)
