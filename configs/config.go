@@ -19,6 +19,7 @@ type Config struct {
 	AdvertisedListeners []Listener `yaml:"advertised_listeners"`
 	Broker              Broker     `yaml:"broker"`
 	Raft                Raft       `yaml:"raft"`
+	Recovery            Recovery   `yaml:"recovery"`
 	Limits              Limits     `yaml:"limits"`
 	Topics              Topics     `yaml:"topics"`
 	Admin               Admin      `yaml:"admin"`
@@ -41,6 +42,8 @@ type Broker struct {
 	BootstrapServer  string        `yaml:"bootstrap_server"`
 	RequestTimeout   time.Duration `yaml:"request_timeout"`
 	UnreachableAfter time.Duration `yaml:"unreachable_after"`
+	LogDirs          []string      `yaml:"log_dirs"`
+	TrustAfter       time.Duration `yaml:"trust_after"`
 }
 
 // Raft holds the addresses, the timing and the sizes of the Raft groups.
@@ -60,9 +63,21 @@ type Raft struct {
 	MaxEntryBytes        Size          `yaml:"max_entry_bytes"`
 	SegmentBytes         Size          `yaml:"segment_bytes"`
 	StoreTimeout         time.Duration `yaml:"store_timeout"`
+	SnapshotBytes        Size          `yaml:"snapshot_bytes"`
+	LogRetainBytes       Size          `yaml:"log_retain_bytes"`
+	LogLimitBytes        Size          `yaml:"log_limit_bytes"`
 	LeaderRebalanceDelay time.Duration `yaml:"leader_rebalance_delay"`
 	Insecure             bool          `yaml:"insecure"`
 	TLS                  TLS           `yaml:"tls"`
+}
+
+// Recovery says how a broker's copy is brought up to date, checked and made
+// anew.
+type Recovery struct {
+	CopyBytesPerSecond  Size          `yaml:"copy_bytes_per_second"`
+	ScrubInterval       time.Duration `yaml:"scrub_interval"`
+	ScrubBytesPerSecond Size          `yaml:"scrub_bytes_per_second"`
+	Rebuild             string        `yaml:"rebuild"`
 }
 
 // TLS names the PEM files of the internode port: this node's certificate and
@@ -111,6 +126,12 @@ const (
 	LogStoreBoltDB = "boltdb"
 )
 
+// Values of recovery.rebuild.
+const (
+	RebuildAuto   = "auto"
+	RebuildManual = "manual"
+)
+
 // Values of log.format.
 const (
 	LogFormatText = "text"
@@ -122,7 +143,7 @@ const (
 // broker and its data are cannot be guessed.
 func Default() Config {
 	return Config{
-		Broker: Broker{RequestTimeout: 30 * time.Second, UnreachableAfter: time.Second},
+		Broker: Broker{RequestTimeout: 30 * time.Second, UnreachableAfter: time.Second, TrustAfter: time.Minute},
 		Raft: Raft{
 			Groups:               3,
 			LogStore:             LogStoreBoltDB,
@@ -135,7 +156,16 @@ func Default() Config {
 			MaxEntryBytes:        8 * MiB,
 			SegmentBytes:         32 * MiB,
 			StoreTimeout:         5 * time.Second,
+			SnapshotBytes:        64 * MiB,
+			LogRetainBytes:       512 * MiB,
+			LogLimitBytes:        4 * GiB,
 			LeaderRebalanceDelay: 10 * time.Second,
+		},
+		Recovery: Recovery{
+			CopyBytesPerSecond:  32 * MiB,
+			ScrubInterval:       time.Hour,
+			ScrubBytesPerSecond: 8 * MiB,
+			Rebuild:             RebuildAuto,
 		},
 		Limits: Limits{
 			MaxFrameBytes:                 8 * MiB,

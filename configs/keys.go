@@ -114,6 +114,8 @@ func (l leaf) setText(c *Config, text string) error {
 		return setScalar(field, text, ParseSize)
 	case *time.Duration:
 		return setScalar(field, text, parseDuration)
+	case *[]string:
+		return setList(field, text, func(s string) (string, error) { return strings.TrimSpace(s), nil })
 	case *[]Listener:
 		return setList(field, text, ParseListener)
 	case *[]Peer:

@@ -3,6 +3,7 @@ package configs
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -20,6 +21,7 @@ const (
 	maxGroups         = 64
 	maxPeers          = 15
 	maxSegmentBytes   = GiB
+	maxLogBytes       = 1024 * GiB
 	maxRaftEntries    = 1024 // hashicorp/raft refuses more
 	maxPartitions     = 10_000
 	minRaftTimeout    = 5 * time.Millisecond // hashicorp/raft refuses less
@@ -33,6 +35,7 @@ var (
 	listenerNamePattern = regexp.MustCompile(`^[A-Z][A-Z0-9_]*$`)
 	logLevels           = []string{"trace", "debug", "info", "warn", "error"}
 	logStores           = []string{LogStoreWAL, LogStoreBoltDB}
+	rebuilds            = []string{RebuildAuto, RebuildManual}
 	logFormats          = []string{LogFormatText, LogFormatJSON}
 	encryptedProtocols  = []string{"SSL", "SASL_PLAINTEXT", "SASL_SSL"}
 )
@@ -187,6 +190,12 @@ func (c Config) validateBroker(p *problems) {
 	}
 	between(p, "broker.request_timeout", c.Broker.RequestTimeout, 100*time.Millisecond, time.Hour)
 	between(p, "broker.unreachable_after", c.Broker.UnreachableAfter, 100*time.Millisecond, time.Hour)
+	between(p, "broker.trust_after", c.Broker.TrustAfter, time.Second, 24*time.Hour)
+	for _, dir := range c.Broker.LogDirs {
+		if !filepath.IsAbs(dir) {
+			p.add("broker.log_dirs", dir, "not an absolute path", "write each of the broker's log.dirs as the node sees it, from / on")
+		}
+	}
 }
 
 func (c Config) validatePeers(p *problems) {
@@ -292,6 +301,9 @@ func (c Config) validateRaftSizes(p *problems) bool {
 		return false
 	}
 	ok = between(p, "raft.batch_bytes", r.BatchBytes, KiB, r.MaxEntryBytes) && ok
+	ok = between(p, "raft.snapshot_bytes", r.SnapshotBytes, 64*KiB, maxLogBytes) && ok
+	ok = between(p, "raft.log_retain_bytes", r.LogRetainBytes, 0, maxLogBytes) && ok
+	ok = between(p, "raft.log_limit_bytes", r.LogLimitBytes, max(r.SnapshotBytes, r.LogRetainBytes), maxLogBytes) && ok
 	return between(p, "raft.segment_bytes", r.SegmentBytes, r.MaxEntryBytes, maxSegmentBytes) && ok
 }
 
@@ -342,6 +354,13 @@ func (c Config) validateRest(p *problems) {
 	if _, _, err := splitAddress(c.Admin.Listen); err != nil {
 		p.add("admin.listen", c.Admin.Listen, "not an address", "write host:port, such as 127.0.0.1:7501")
 	}
+	r := c.Recovery
+	between(p, "recovery.copy_bytes_per_second", r.CopyBytesPerSecond, 64*KiB, maxLogBytes)
+	between(p, "recovery.scrub_bytes_per_second", r.ScrubBytesPerSecond, 64*KiB, maxLogBytes)
+	if r.ScrubInterval != 0 {
+		between(p, "recovery.scrub_interval", r.ScrubInterval, time.Second, 30*24*time.Hour)
+	}
+	p.oneOf("recovery.rebuild", r.Rebuild, rebuilds)
 	p.oneOf("log.level", c.Log.Level, logLevels)
 	p.oneOf("log.format", c.Log.Format, logFormats)
 }

@@ -75,6 +75,14 @@ func TestValidateRefuses(t *testing.T) {
 		{"message", []string{"topics.max_message_bytes=8MiB"}, []string{"topics.max_message_bytes", "lower it to at most 8188KiB"}},
 		{"message none", []string{"topics.max_message_bytes=0"}, []string{"topics.max_message_bytes", "too small"}},
 		{"admin", []string{"admin.listen=7501"}, []string{"admin.listen", "write host:port"}},
+		{"trust", []string{"broker.trust_after=10ms"}, []string{"broker.trust_after", "at least 1s"}},
+		{"log dirs", []string{"broker.log_dirs=kafka-logs"}, []string{"broker.log_dirs", "from / on"}},
+		{"snapshot", []string{"raft.snapshot_bytes=1KiB"}, []string{"raft.snapshot_bytes", "at least 64KiB"}},
+		{"log limit below retention", []string{"raft.log_limit_bytes=256MiB"}, []string{"raft.log_limit_bytes", "at least 512MiB"}},
+		{"copy", []string{"recovery.copy_bytes_per_second=1"}, []string{"recovery.copy_bytes_per_second", "at least 64KiB"}},
+		{"scrub rate", []string{"recovery.scrub_bytes_per_second=1"}, []string{"recovery.scrub_bytes_per_second", "at least 64KiB"}},
+		{"scrub", []string{"recovery.scrub_interval=1ms"}, []string{"recovery.scrub_interval", "at least 1s"}},
+		{"rebuild", []string{"recovery.rebuild=never"}, []string{"recovery.rebuild", "use one of auto, manual"}},
 		{"level", []string{"log.level=loud"}, []string{"log.level", "use one of trace, debug, info, warn, error"}},
 		{"format", []string{"log.format=xml"}, []string{"log.format", "use one of text, json"}},
 	}
@@ -105,6 +113,8 @@ func TestValidateAccepts(t *testing.T) {
 		{"insecure by decision", []string{"raft.peers=1=a:1,2=b:1,3=c:1", "raft.insecure=true", "raft.listen=0.0.0.0:1"}},
 		{"TLS", []string{"raft.peers=1=a:1,2=b:1,3=c:1", "raft.tls.cert_file=a", "raft.tls.key_file=b", "raft.tls.ca_file=c"}},
 		{"two listeners", []string{"listeners=INTERNAL://0.0.0.0:1,EXTERNAL://:2", "advertised_listeners=EXTERNAL://localhost:9092,INTERNAL://node-1:1"}},
+		{"broker's log directories", []string{"broker.log_dirs=/a, /b"}},
+		{"no scrub", []string{"recovery.scrub_interval=0s"}},
 		{"largest entry", []string{"raft.max_entry_bytes=16MiB", "limits.max_frame_bytes=16MiB"}},
 		{"fast elections", []string{"raft.heartbeat_timeout=100ms", "raft.election_timeout=100ms", "raft.leader_lease_timeout=100ms"}},
 	}
