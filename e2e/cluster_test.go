@@ -29,17 +29,37 @@ type cluster struct {
 // about 4 s to serve again on an idle machine.
 const healthyWithin = 90 * time.Second
 
+// clusterOpts is what a test wants to be otherwise. The zero value is the usual.
+type clusterOpts struct {
+	dir      string                      // in place of a run directory of its own
+	via      func(*broker) string        // where a proxy looks for its broker
+	settings func(*node) []string        // key=value for --set
+	prepare  func(t *testing.T, b *node) // before anything is started
+}
+
 // newCluster starts everything and returns when status calls it healthy.
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	return newClusterVia(t, (*broker).addr)
+	return newClusterWith(t, clusterOpts{})
 }
 
 // newClusterVia is newCluster with proxies that look for their brokers at an
 // address that via gives.
 func newClusterVia(t *testing.T, via func(*broker) string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, dir: runDir(t)}
+	return newClusterWith(t, clusterOpts{via: via})
+}
+
+// newClusterWith is newCluster with options.
+func newClusterWith(t *testing.T, o clusterOpts) *cluster {
+	t.Helper()
+	c := &cluster{t: t, dir: o.dir}
+	if c.dir == "" {
+		c.dir = runDir(t)
+	}
+	if o.via == nil {
+		o.via = (*broker).addr
+	}
 	groups, logStore := envInt(t, "E2E_GROUPS", 3), envOr("E2E_LOG_STORE", "boltdb")
 	bin := lockstepBinary(t)
 	begin := time.Now()
@@ -59,9 +79,17 @@ func newClusterVia(t *testing.T, via func(*broker) string) *cluster {
 			}
 		}
 	})
+	for _, n := range c.nodes {
+		if o.settings != nil {
+			n.settings = o.settings(n)
+		}
+		if o.prepare != nil {
+			o.prepare(t, n)
+		}
+	}
 	c.startBrokers()
 	for _, n := range c.nodes {
-		n.upstream = via(n.broker)
+		n.upstream = o.via(n.broker)
 		if err := n.writeConfig(c.nodes, filepath.Base(c.dir), groups, logStore); err != nil {
 			t.Fatal(err)
 		}

@@ -110,7 +110,8 @@ type node struct {
 	dir       string
 	bin       string
 	broker    *broker
-	upstream  string // where the proxy looks for its broker
+	upstream  string   // where the proxy looks for its broker
+	settings  []string // key=value, given with --set
 	kafkaPort int
 	raftPort  int
 	adminPort int
@@ -159,7 +160,11 @@ func (n *node) startProxy(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	cmd := exec.Command(n.bin, "serve", "--config", n.confFile())
+	args := []string{"serve", "--config", n.confFile()}
+	for _, set := range n.settings {
+		args = append(args, "--set", set)
+	}
+	cmd := exec.Command(n.bin, args...)
 	cmd.Stdout, cmd.Stderr = out, out
 	if n.proc, err = startProcess(fmt.Sprintf("lockstep-%d", n.id), cmd); err != nil {
 		t.Fatal(err)
