@@ -23,6 +23,7 @@ import (
 	"lockstep/fsm"
 	"lockstep/internal/broker"
 	"lockstep/internal/watch"
+	"lockstep/kafkawire"
 )
 
 // Session is one connection to the local broker for appends. Appends of one
@@ -51,13 +52,39 @@ type Broker interface {
 }
 
 // Log is one group's committed log, as the applier reads it. Methods may be
-// called from any goroutine.
+// called from any goroutine. Base, Trust and Bytes mean something once Applied
+// has grown: the state machine is restored then.
 type Log interface {
 	// Entry returns the commands at an index that has been applied, nil if
 	// the entry holds none (Raft's own entries).
 	Entry(index uint64) ([]byte, error)
 	// Applied is the index up to which the group's state machine has applied.
 	Applied() *watch.Index
+	// Base returns the newest tail: the state to read the log on from, at the
+	// entry after its index. The caller owns it.
+	Base() (*fsm.Group, error)
+	// Trust moves the tail: the local broker holds everything up to index
+	// through a power cut, or it is known to need a copy. state is the
+	// encoding of the state machine at index.
+	Trust(index uint64, state []byte)
+	// Gone says whether an error of Entry means that the entry was deleted
+	// from the log: what it held is below the base by now.
+	Gone(err error) bool
+	// Bytes is how much of the log lies after the tail and so cannot be
+	// deleted, and how much of it this group may hold; no limit if 0.
+	Bytes() (held, limit int64)
+	// Rebased grows when a leader's snapshot took the place of the base.
+	Rebased() *watch.Index
+}
+
+// source brings batches that the log no longer holds, from a peer's broker.
+type source interface {
+	// fill pushes everything of the lane's partition from offset from up to
+	// want.NextOffset, in order, verified against want. last is the last
+	// batch on the local broker, nil if there is none to compare. It returns
+	// nil when all of it was pushed, and a distrust when what the local
+	// broker holds cannot be right.
+	fill(ctx context.Context, l *lane, from int64, last kafkawire.Batch, want *fsm.Partition, push func(item) error) error
 }
 
 // Errors that waiters for visibility get.
@@ -96,6 +123,7 @@ type Applier struct {
 	cfg    Config
 	log    hclog.Logger
 	topics *topics
+	copier source // nil if there is nobody to copy from; set before Open
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc

@@ -18,6 +18,7 @@ type item struct {
 	crc   uint32          // as stamped
 	maxMs int64           // the batch's max timestamp
 	batch kafkawire.Batch // as committed; shared with Raft, never modified
+	raw   kafkawire.Batch // instead of batch: as it stands on a peer's broker, stamped
 }
 
 // fenceHorizon is how old a batch may be for the broker to remember, for as
@@ -42,7 +43,7 @@ func (it *item) own(entryBytes int) {
 // trace is the item without its bytes: enough to compare.
 func (it *item) trace() *item {
 	t := *it
-	t.batch = nil
+	t.batch, t.raw = nil, nil
 	return &t
 }
 
@@ -53,10 +54,16 @@ func (it *item) fences(now time.Time) bool {
 }
 
 func (it *item) end() int64  { return it.base + int64(it.count) }
-func (it *item) size() int64 { return int64(len(it.batch)) }
+func (it *item) size() int64 { return int64(len(it.batch) + len(it.raw)) }
 
-// stamped returns the bytes that every node's broker is given for the item.
+// stamped returns the bytes that every node's broker is given for the item. A
+// producer's base offset is zero: one that a broker gave is taken out.
 func (it *item) stamped(topic uint64) []byte {
+	if it.raw != nil {
+		b := bytes.Clone(it.raw)
+		clear(b[:8])
+		return b
+	}
 	return kafkawire.Stamp(make([]byte, 0, len(it.batch)), it.batch, fsm.ApplierProducerID(topic), 0, it.seq)
 }
 

@@ -14,12 +14,13 @@ import (
 type State string
 
 // A lane is opening until the broker has its topic, attaching until the
-// broker's log end agrees with the committed log, ready while it appends,
-// quarantined when the broker's copy is not what was committed. Closed is the
-// end.
+// broker's log end agrees with the committed log, copying while the broker
+// lacks what the raft log no longer holds, ready while it appends, quarantined
+// when the broker's copy is not what was committed. Closed is the end.
 const (
 	StateOpening     State = "opening"
 	StateAttaching   State = "attaching"
+	StateCopying     State = "copying"
 	StateReady       State = "ready"
 	StateQuarantined State = "quarantined"
 	StateClosed      State = "closed"
@@ -44,15 +45,17 @@ type lane struct {
 	wake   chan struct{} // something was pushed; capacity 1
 	room   chan struct{} // something left; capacity 1, for a catch-up
 
-	mu      sync.Mutex // guards what follows
-	queue   []item     // pushed and not yet taken by the pipe
-	bytes   int64      // of the queue and of what the pipe holds
-	oldest  uint64     // entry of the oldest item not on the broker, 0 if none
-	acked   int64      // everything below is on the broker, and compared
-	high    int64      // the highest that acked ever was: less is not served
-	live    bool       // the feeder's items are wanted
-	resume  *fsm.Group // where to read again from, while not live
-	gen     uint64     // number of the catch-up that may push
+	mu      sync.Mutex              // guards what follows
+	doom    string                  // why somebody else wants it quarantined, empty if nobody does
+	serving context.CancelCauseFunc // ends what the lane's goroutine is at; nil between two attaches
+	queue   []item                  // pushed and not yet taken by the pipe
+	bytes   int64                   // of the queue and of what the pipe holds
+	oldest  uint64                  // entry of the oldest item not on the broker, 0 if none
+	acked   int64                   // everything below is on the broker, and compared
+	high    int64                   // the highest that acked ever was: less is not served
+	live    bool                    // the feeder's items are wanted
+	resume  *fsm.Group              // where to read again from, while not live
+	gen     uint64                  // number of the catch-up that may push
 	state   State
 	reason  string
 	since   time.Time
@@ -277,7 +280,7 @@ func (l *lane) whenVisible(end int64, fn func(error)) {
 func (l *lane) ready(required int64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.state == StateReady && l.acked >= max(required, l.high)
+	return l.state == StateReady && l.doom == "" && l.acked >= max(required, l.high)
 }
 
 func (l *lane) held() int64 {
@@ -337,6 +340,45 @@ func (l *lane) give(s State, reason string, err error) {
 }
 
 func (l *lane) stop(cause error) { l.cancel(cause) }
+
+// quarantine takes the partition out of service: somebody found that the
+// broker's copy is not what was committed. Any goroutine may call it; the first
+// reason counts. It returns at once: the lane is not ready from then on, its
+// own goroutine does the rest.
+func (l *lane) quarantine(reason string) {
+	l.mu.Lock()
+	if l.doom == "" && l.state != StateQuarantined && l.state != StateClosed {
+		l.doom = reason
+	}
+	if l.doom != "" && l.serving != nil {
+		l.serving(&distrust{l.doom})
+	}
+	l.mu.Unlock()
+	l.f.a.bump()
+}
+
+// attempt runs serve once, in a context that others may end. A verdict that
+// came from outside takes precedence over what serve says.
+func (l *lane) attempt(serve func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(l.ctx)
+	defer cancel(nil)
+	l.mu.Lock()
+	doom := l.doom
+	l.serving = cancel
+	l.mu.Unlock()
+	var err error
+	if doom == "" {
+		err = serve(ctx)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.serving = nil
+	if l.doom != "" {
+		err = &distrust{l.doom}
+		l.doom = ""
+	}
+	return err
+}
 
 func (l *lane) status() (oldest uint64, trouble *PartitionStatus) {
 	l.mu.Lock()

@@ -72,7 +72,7 @@ func (l *lane) run() {
 	backoff, warned := minBackoff, false
 	for {
 		before := l.acked
-		err := p.serve(l.ctx)
+		err := l.attempt(p.serve)
 		var d *distrust
 		switch {
 		case l.ctx.Err() != nil || errors.Is(err, ErrClosed):

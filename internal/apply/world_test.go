@@ -18,13 +18,25 @@ import (
 
 // memLog is a committed log in memory.
 type memLog struct {
+	group   uint32
 	applied watch.Index
+	rebased watch.Index
 
 	mu      sync.Mutex
 	entries [][]byte // of index 1 on; nil is one of Raft's own
 }
 
 func (l *memLog) Applied() *watch.Index { return &l.applied }
+
+func (l *memLog) Rebased() *watch.Index { return &l.rebased }
+
+func (l *memLog) Base() (*fsm.Group, error) { return fsm.NewGroup(l.group), nil }
+
+func (l *memLog) Trust(uint64, []byte) {}
+
+func (l *memLog) Gone(error) bool { return false }
+
+func (l *memLog) Bytes() (held, limit int64) { return 0, 0 }
 
 func (l *memLog) Entry(index uint64) ([]byte, error) {
 	l.mu.Lock()
@@ -66,7 +78,7 @@ func newWorld(t *testing.T, groups uint32, edit func(*Config)) *world {
 		names: make(map[uint64]string), groups: make(map[fsm.TP]uint32), want: make(map[fsm.TP][]item)}
 	w.local = newLocal(t, w.broker.addr)
 	for id := uint32(1); id <= groups; id++ {
-		w.logs[id], w.heads[id] = &memLog{}, fsm.NewGroup(id)
+		w.logs[id], w.heads[id] = &memLog{group: id}, fsm.NewGroup(id)
 	}
 	w.cfg = Config{Broker: w.local, DataDir: t.TempDir(), Logger: hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: &testLog{t: t}})}
 	if edit != nil {

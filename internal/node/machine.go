@@ -15,12 +15,14 @@ import (
 // machine is a group's head: the state machine that Raft applies to. It hands
 // nothing to the broker and never waits: the applier reads the log itself.
 type machine struct {
+	group   uint32
 	fatal   func(error)
 	stopped <-chan struct{}
 
 	applied watch.Index // index of the last entry with commands that was applied
 	shape   watch.Index // Shape of the group, for who caches the set of partitions
 	catalog watch.Index // Version of the catalog
+	rebased watch.Index // counts the snapshots of leaders that were installed
 
 	mu    sync.RWMutex // guards state
 	state *fsm.Group
@@ -29,7 +31,7 @@ type machine struct {
 }
 
 func newMachine(group uint32, fatal func(error), stopped <-chan struct{}) *machine {
-	return &machine{state: fsm.NewGroup(group), fatal: fatal, stopped: stopped}
+	return &machine{group: group, state: fsm.NewGroup(group), fatal: fatal, stopped: stopped}
 }
 
 // Apply implements raft.FSM. It is called from Raft's FSM goroutine only. An
@@ -81,6 +83,22 @@ func (m *machine) Entry(index uint64) ([]byte, error) {
 
 // Applied implements the applier's Log.
 func (m *machine) Applied() *watch.Index { return &m.applied }
+
+// Rebased implements the applier's Log.
+func (m *machine) Rebased() *watch.Index { return &m.rebased }
+
+// Base implements the applier's Log: the log is kept whole, so it is read from
+// its beginning.
+func (m *machine) Base() (*fsm.Group, error) { return fsm.NewGroup(m.group), nil }
+
+// Trust implements the applier's Log.
+func (m *machine) Trust(uint64, []byte) {}
+
+// Gone implements the applier's Log.
+func (m *machine) Gone(error) bool { return false }
+
+// Bytes implements the applier's Log.
+func (m *machine) Bytes() (held, limit int64) { return 0, 0 }
 
 // read calls f with the state, which f must not keep or change.
 func (m *machine) read(f func(*fsm.Group)) {
