@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"lockstep/internal/failpoint"
 	"lockstep/kafkawire"
 )
 
@@ -179,6 +180,7 @@ func (c *conn) answer(w *bufio.Writer, s *slot) error {
 			return fmt.Errorf("%w: %w", errClientWrite, err)
 		}
 	}
+	failpoint.Hit(failpoint.AnswerWritten)
 	c.lastDone.Store(time.Now().UnixNano())
 	return nil
 }

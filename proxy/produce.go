@@ -8,6 +8,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"lockstep/internal/failpoint"
+	"lockstep/internal/mutant"
 	"lockstep/kafkawire"
 )
 
@@ -33,6 +35,7 @@ func handleProduce(r *request) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.ProduceReceived)
 	p := &producing{r: r, acks: req.Acks, resp: kmsg.NewPtrProduceResponse()}
 	switch {
 	case req.TransactionID != nil:
@@ -82,6 +85,9 @@ func (p *producing) layOut(req *kmsg.ProduceRequest) {
 			rp := kmsg.NewProduceResponseTopicPartition()
 			rp.Partition, rp.BaseOffset, rp.LogAppendTime, rp.LogStartOffset = part.Partition, -1, -1, -1
 			rp.ErrorCode = kerr.RequestTimedOut.Code
+			if mutant.On(mutant.TimeoutIsFailure) {
+				rp.ErrorCode = kerr.InvalidRecord.Code
+			}
 			rt.Partitions[j] = rp
 		}
 		p.resp.Topics = append(p.resp.Topics, rt)
@@ -119,6 +125,7 @@ func (p *producing) start(req *kmsg.ProduceRequest) {
 		p.answer()
 		return
 	}
+	failpoint.Hit(failpoint.ProduceChecked)
 	for range batches {
 		p.r.slot.request.retain() // the Producer holds the bytes until done
 	}
@@ -240,7 +247,9 @@ func (p *producing) answer() {
 func (p *producing) answerLocked() {
 	p.answered = true
 	if p.acks != 0 {
+		failpoint.Hit(failpoint.AnswerBefore)
 		p.r.reply(p.resp)
+		failpoint.Hit(failpoint.AnswerAfter)
 		return
 	}
 	for _, t := range p.resp.Topics {

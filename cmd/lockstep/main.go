@@ -41,6 +41,7 @@ func main() {
 		SilenceUsage:  true,
 	}
 	root.AddCommand(serveCommand(), demoCommand(), statusCommand(), verifyCommand(), versionCommand(), embeddedBrokerCommand())
+	root.AddCommand(testCommands()...)
 	err := root.Execute()
 	var f *failure
 	switch {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"lockstep/fsm"
+	"lockstep/internal/failpoint"
 	"lockstep/internal/watch"
 )
 
@@ -71,6 +72,7 @@ func (f *feeder) stopLanes() {
 
 // step deals out the entry at index. cursor is only written here.
 func (f *feeder) step(index uint64) error {
+	failpoint.Hit(failpoint.DealBefore)
 	data, err := f.log.Entry(index)
 	if err != nil {
 		return fmt.Errorf("read entry %d: %w", index, err)
@@ -88,6 +90,7 @@ func (f *feeder) step(index uint64) error {
 		}
 	}
 	f.cursor = index
+	failpoint.Hit(failpoint.DealAfter)
 	return nil
 }
 

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"lockstep/internal/broker"
+	"lockstep/internal/failpoint"
+	"lockstep/internal/mutant"
 )
 
 // maxInFlight batches of one partition may be unanswered at once: the broker
@@ -143,10 +145,12 @@ func (p *pipe) serve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("connect to the broker: %w", err)
 	}
+	failpoint.Hit(failpoint.AttachBefore)
 	at, err := l.look(ctx)
 	if err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.AttachAfter)
 	at.sess, at.revoked = sess, lease.revoked
 	defer p.drain(at)
 	return p.flow(ctx, at)
@@ -259,7 +263,7 @@ func (p *pipe) answered(r broker.Result, at *attachment) error {
 	}
 	it := p.pending[0]
 	switch {
-	case r.BaseOffset == it.base:
+	case r.BaseOffset == it.base, mutant.On(mutant.IgnoreBaseOffset):
 	case r.BaseOffset < 0: // says nothing: the log end will
 		if p.refusals++; p.refusals >= maxSequenceRefusals {
 			return distrustf("the broker does not say where it put the batch committed at offset %d, %d times in a row", it.base, p.refusals)
@@ -272,6 +276,7 @@ func (p *pipe) answered(r broker.Result, at *attachment) error {
 	at.success = true
 	p.last = it.trace()
 	p.drop(it.end())
+	failpoint.Hit(failpoint.AppendNoted)
 	return nil
 }
 

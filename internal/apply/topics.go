@@ -10,6 +10,7 @@ import (
 
 	"lockstep/fsm"
 	"lockstep/internal/broker"
+	"lockstep/internal/failpoint"
 )
 
 // topics makes the broker's topics what the log says they are: created when
@@ -204,13 +205,16 @@ func (t *topics) extend(ctx context.Context, info broker.TopicInfo, want *fsm.Op
 // create makes the topic on the broker, then binds it. A crash in between
 // leaves an empty topic, which takeOver replaces.
 func (t *topics) create(ctx context.Context, id uint64, want *fsm.Open) error {
+	failpoint.Hit(failpoint.TopicCreateBefore)
 	info, err := t.broker.CreateTopic(ctx, want.Name, want.Total, want.Config)
 	if err != nil {
 		return fmt.Errorf("create the topic: %w", err)
 	}
+	failpoint.Hit(failpoint.TopicCreateAfter)
 	if err := t.put(id, binding{Name: want.Name, UUID: info.UUID}); err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.TopicBindAfter)
 	t.log.Info("created topic on the broker", "topic", want.Name, "topic-id", id, "partitions", info.Partitions)
 	return nil
 }
@@ -289,9 +293,11 @@ func (t *topics) deleteLocked(ctx context.Context, name string, id uint64) error
 	case err != nil && !missing:
 		return fmt.Errorf("look the topic up: %w", err)
 	case missing || info.UUID == b.UUID:
+		failpoint.Hit(failpoint.TopicDeleteBefore)
 		if err := t.broker.DeleteTopic(ctx, name); err != nil {
 			return fmt.Errorf("delete the topic: %w", err)
 		}
+		failpoint.Hit(failpoint.TopicDeleteAfter)
 		t.log.Info("deleted topic on the broker", "topic", name, "topic-id", id)
 	}
 	b.Gone = true

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstep/internal/failpoint"
 )
 
 // Produce versions: v3 is the first with v2 batches; v12 means KIP-890 and v13
@@ -201,6 +203,7 @@ func (s *Session) answer(body []byte) error {
 	if len(r.batch) == 0 {
 		return nil
 	}
+	failpoint.Hit(failpoint.AppendAnswered)
 	resp := kmsg.NewPtrProduceResponse()
 	resp.Version = s.produceVersion
 	err = decodeResponse(body, resp)

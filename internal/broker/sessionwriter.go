@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstep/internal/failpoint"
 )
 
 // keptBuffer is the largest request buffer kept between requests.
@@ -94,7 +96,9 @@ func (s *Session) send(r *request) bool {
 	s.mu.Unlock()
 
 	if err == nil {
+		failpoint.Hit(failpoint.AppendBefore)
 		_, err = c.nc.Write(c.buf)
+		failpoint.Hit(failpoint.AppendAfter)
 	}
 	if cap(c.buf) > keptBuffer {
 		c.buf = nil

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"lockstep/fsm"
+	"lockstep/internal/failpoint"
+	"lockstep/internal/mutant"
 	"lockstep/internal/node"
 	"lockstep/proxy"
 )
@@ -21,6 +23,7 @@ const (
 	codeNotLeader     = 6  // NOT_LEADER_OR_FOLLOWER
 	codeTooLarge      = 10 // MESSAGE_TOO_LARGE
 	codeUnknownTopic  = 3  // UNKNOWN_TOPIC_OR_PARTITION
+	codeInvalidRecord = 87 // INVALID_RECORD
 	codeNotController = 41 // NOT_CONTROLLER: admin clients look for the controller and try again
 )
 
@@ -66,15 +69,21 @@ func (c *Cluster) Append(topic *proxy.Topic, partition int32, batch []byte, dead
 		return
 	}
 	tp := fsm.TP{Topic: topic.ID, Partition: partition}
+	if mutant.On(mutant.AckBeforeCommit) {
+		c.ackUncommitted(g, tp, batch, a)
+	}
 	g.Propose(fsm.AppendCommand(tp, batch), func(r fsm.Result, err error) {
 		switch {
 		case errors.Is(err, node.ErrNotLeader), errors.Is(err, node.ErrStopped):
 			a.fail(codeNotLeader, "")
+		case err != nil && mutant.On(mutant.TimeoutIsFailure):
+			a.fail(codeInvalidRecord, "")
 		case err != nil:
 			a.fail(codeNotLeader, "leadership was lost while the batch was in flight")
 		case r.Verdict == fsm.Rejected:
 			a.fail(r.Code, r.Message)
 		default:
+			failpoint.Hit(failpoint.VerdictAfter)
 			c.whenVisible(g, tp, &r, a)
 		}
 	})

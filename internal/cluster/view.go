@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"lockstep/fsm"
+	"lockstep/internal/mutant"
 	"lockstep/internal/node"
 	"lockstep/proxy"
 )
@@ -157,7 +158,7 @@ func (c *Cluster) leaderOf(g *node.Group, news map[int32]*Announcement) (int32, 
 			leader, term, said = id, rep.Term, rep
 		}
 	}
-	if r := g.Raft(); r != nil {
+	if r := g.Raft(); r != nil && !mutant.On(mutant.ServeWhenDeposed) {
 		own := g.Leading.Get() != nil
 		if (leader == c.cfg.Self) != own || g.Leader.Get() != leader {
 			return -1, nil

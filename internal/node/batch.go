@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"lockstep/fsm"
+	"lockstep/internal/failpoint"
 )
 
 // Errors of a proposal.
@@ -146,7 +147,9 @@ func (b *batcher) send(ctx context.Context, batch []proposal) {
 	for i, p := range batch {
 		cmds[i] = p.cmd
 	}
+	failpoint.Hit(failpoint.ProposeBefore)
 	future := b.apply(fsm.EncodeEntry(uint32(elapsed.Milliseconds()), cmds))
+	failpoint.Hit(failpoint.ProposeAfter)
 	b.inFlight++
 	b.wg.Add(1)
 	go func() {

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"lockstep/fsm"
+	"lockstep/internal/mutant"
 	"lockstep/internal/watch"
 	"lockstep/transport"
 )
@@ -284,7 +285,7 @@ func (g *Group) watchLeading(ctx context.Context, notify <-chan bool) {
 }
 
 func (g *Group) setLeading(l *Leadership) {
-	if old := g.Leading.Get(); old == nil && l == nil {
+	if old := g.Leading.Get(); l == nil && (old == nil || mutant.On(mutant.ServeWhenDeposed)) {
 		return
 	}
 	g.Leading.Set(l)

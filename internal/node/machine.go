@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"lockstep/fsm"
+	"lockstep/internal/failpoint"
 	"lockstep/internal/watch"
 )
 
@@ -38,6 +39,7 @@ func newMachine(group uint32, fatal func(error), stopped <-chan struct{}) *machi
 // entry that this build cannot read stops the node: Apply does not return
 // before it does, so that nothing after the entry is applied.
 func (m *machine) Apply(l *raft.Log) any {
+	failpoint.Hit(failpoint.ApplyBefore)
 	m.mu.Lock()
 	results, err := m.state.Apply(l.Index, l.Data)
 	shape := m.state.Shape
@@ -54,6 +56,7 @@ func (m *machine) Apply(l *raft.Log) any {
 	m.applied.Set(l.Index)
 	m.shape.Set(shape)
 	m.catalog.Set(version)
+	failpoint.Hit(failpoint.ApplyAfter)
 	return results
 }
 

@@ -17,6 +17,9 @@ import (
 	"github.com/hashicorp/raft-wal/metadb"
 	"github.com/hashicorp/raft-wal/segment"
 	"go.etcd.io/bbolt"
+
+	"lockstep/internal/failpoint"
+	"lockstep/internal/mutant"
 )
 
 // Log stores by configuration (raft.log_store).
@@ -86,9 +89,11 @@ func (s *guardedLog) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Lo
 
 func (s *guardedLog) StoreLogs(ls []*raft.Log) error {
 	return s.g.write("write the raft log", func() error {
+		failpoint.Hit(failpoint.StoreBefore)
 		if err := s.LogStore.StoreLogs(ls); err != nil {
 			return err
 		}
+		failpoint.Hit(failpoint.StoreAfter)
 		if s.began.Load() {
 			return nil
 		}
@@ -124,7 +129,9 @@ func (s *guardedStable) Set(k, v []byte) error {
 // (setCurrentTerm), and take the process with it before the node has told the
 // cause and closed its doors. The goroutine of Raft that asked ends instead.
 func (s *guardedStable) SetUint64(k []byte, v uint64) error {
+	failpoint.Hit(failpoint.VoteBefore)
 	err := s.g.write("write term or vote", func() error { return s.StableStore.SetUint64(k, v) })
+	failpoint.Hit(failpoint.VoteAfter)
 	if err != nil {
 		runtime.Goexit()
 	}
@@ -167,6 +174,9 @@ func openStores(c storeConfig) (*stores, error) {
 	}
 	if c.wrap != nil {
 		inner = c.wrap(inner)
+	}
+	if mutant.On(mutant.DropFsync) {
+		inner = writeLater(inner)
 	}
 	g := &guardedLog{LogStore: inner, g: s.guard, begin: func() error { return stable.Set([]byte(logBeganKey), []byte{1}) }}
 	g.began.Store(s.has(logBeganKey))
