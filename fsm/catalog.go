@@ -74,6 +74,7 @@ type Catalog struct {
 	nextProducer   int64
 	Coordinators   []CoordinatorSlot // empty until first assigned
 	coordinatorGen int64
+	Rebuilds       map[uint64]int32 // node that may destroy its copy of a topic, by topic; replaced, never modified
 }
 
 func newCatalog() *Catalog {
@@ -83,6 +84,7 @@ func newCatalog() *Catalog {
 		byName:       make(map[string]uint64),
 		nextTopic:    1,
 		nextProducer: ClientProducerBase,
+		Rebuilds:     make(map[uint64]int32),
 	}
 }
 
@@ -162,6 +164,10 @@ func catalogArgs(k Kind) any {
 		return new(AllocateProducers)
 	case KindAssignCoordinators:
 		return new(AssignCoordinators)
+	case KindTakeRebuild:
+		return new(TakeRebuild)
+	case KindEndRebuild:
+		return new(EndRebuild)
 	}
 	return nil
 }
@@ -200,6 +206,10 @@ func (c *Catalog) apply(index uint64, args any) Result {
 		changed = false
 	case *AssignCoordinators:
 		changed = c.assignCoordinators(a)
+	case *TakeRebuild:
+		r, changed = c.takeRebuild(a)
+	case *EndRebuild:
+		changed = c.endRebuild(a)
 	}
 	if changed && r.Verdict == Done {
 		c.Version = index
@@ -295,6 +305,7 @@ func (c *Catalog) topicClosed(a *TopicClosed) (Result, bool) {
 	}
 	delete(c.Topics, t.ID)
 	delete(c.byName, t.Name)
+	c.dropRebuild(t.ID)
 	return Result{}, true
 }
 

@@ -34,9 +34,12 @@ type Kind byte
 
 // The commands. Numbers are part of the log's format and never reused.
 const (
-	KindAppend Kind = 1 // append one record batch to a partition
-	KindOpen   Kind = 2 // a partition begins to exist in this group
-	KindClose  Kind = 3 // a topic's partitions in this group end
+	KindAppend   Kind = 1 // append one record batch to a partition
+	KindOpen     Kind = 2 // a partition begins to exist in this group
+	KindClose    Kind = 3 // a topic's partitions in this group end
+	KindLogStart Kind = 4 // a partition's log start offset rises
+	KindCut      Kind = 5 // a partition's log ends earlier again
+	KindRecover  Kind = 6 // a quorum was lost, and the group goes on
 
 	// The catalog's, in group 0 only.
 	KindRegisterNode       Kind = 16
@@ -47,6 +50,8 @@ const (
 	KindCreatePartitions   Kind = 21
 	KindAllocateProducers  Kind = 22
 	KindAssignCoordinators Kind = 23
+	KindTakeRebuild        Kind = 24
+	KindEndRebuild         Kind = 25
 )
 
 // Errors of the codec. Each means that this node must stop before the entry.
@@ -102,12 +107,7 @@ func decodeAppend(body []byte) (tp TP, batch []byte, err error) {
 // Control encodes a command whose body is a small JSON document: everything
 // but KindAppend. Its argument is one of the exported command structs.
 func Control(kind Kind, body any) Command {
-	b, err := json.Marshal(body)
-	if err != nil {
-		// The command structs hold strings, numbers and maps of them only.
-		panic(fmt.Sprintf("fsm: command %d cannot be encoded: %v", kind, err))
-	}
-	return Command{Kind: kind, Body: b}
+	return Command{Kind: kind, Body: mustJSON(body)}
 }
 
 // decodeControl reads a JSON body strictly: a field that this build does not

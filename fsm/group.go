@@ -33,11 +33,12 @@ type Result struct {
 	Code    int16  // Kafka error code if Rejected
 	Message string // for people, if Rejected
 
-	TP         TP              // KindAppend
+	TP         TP              // KindAppend, KindLogStart, KindCut
 	Batch      kafkawire.Batch // KindAppend: the batch as committed; aliases the entry
-	BaseOffset int64           // Appended, Duplicate
+	BaseOffset int64           // Appended, Duplicate; KindLogStart: the log start offset; KindCut: the log end offset
 	Count      int32           // Appended, Duplicate: offsets that the batch at BaseOffset takes
-	Sequence   int32           // Appended: applier sequence
+	Sequence   int32           // Appended: applier sequence; KindCut: of the next batch
+	Epoch      int16           // as Sequence: applier epoch, the recovery number at the entry
 	CRC        uint32          // Appended: CRC as stamped with the applier's identity
 
 	Open   *Open  // KindOpen
@@ -65,15 +66,21 @@ type Group struct {
 	Level   uint64 // newest catalog index that an Open or Close was read at
 	Shape   uint64 // counts changes of the set of partitions, for readers' caches
 
+	// Recovery counts the recoveries from a lost quorum. It is the applier's
+	// epoch of everything appended since the last one, so that brokers refuse
+	// what an applier from before it still sends.
+	Recovery int16
+
 	Partitions map[TP]*Partition
-	Catalog    *Catalog // nil except in group 0
+	Topics     map[uint64]*Open // newest Open of each topic with partitions here; values are never modified
+	Catalog    *Catalog         // nil except in group 0
 
 	only *TP // if set, Apply looks at this partition alone
 }
 
 // NewGroup returns the state machine of an empty log.
 func NewGroup(id uint32) *Group {
-	g := &Group{ID: id, Partitions: make(map[TP]*Partition)}
+	g := &Group{ID: id, Partitions: make(map[TP]*Partition), Topics: make(map[uint64]*Open)}
 	if id == CatalogGroup {
 		g.Catalog = newCatalog()
 	}
@@ -82,13 +89,14 @@ func NewGroup(id uint32) *Group {
 
 // Only returns a copy of the state machine that holds and follows a single
 // partition: enough to give that partition's entries their verdicts again,
-// because no verdict looks at another partition. Group-wide commands are
+// because no verdict looks at another partition. The catalog's commands are
 // passed over.
 func (g *Group) Only(tp TP) *Group {
-	c := &Group{ID: g.ID, Index: g.Index, ClockMs: g.ClockMs, Level: g.Level,
-		Partitions: make(map[TP]*Partition), only: &tp}
+	c := &Group{ID: g.ID, Index: g.Index, ClockMs: g.ClockMs, Level: g.Level, Recovery: g.Recovery,
+		Partitions: make(map[TP]*Partition), Topics: make(map[uint64]*Open), only: &tp}
 	if p, ok := g.Partitions[tp]; ok {
 		c.Partitions[tp] = p.clone()
+		c.Topics[tp.Topic] = g.Topics[tp.Topic]
 	}
 	return c
 }
@@ -145,6 +153,15 @@ func (g *Group) decode(c Command) (any, error) {
 	case KindClose:
 		v := new(Close)
 		return v, decodeControl(c.Body, v)
+	case KindLogStart:
+		v := new(LogStart)
+		return v, decodeControl(c.Body, v)
+	case KindCut:
+		v := new(Cut)
+		return v, decodeControl(c.Body, v)
+	case KindRecover:
+		v := new(Recover)
+		return v, decodeControl(c.Body, v)
 	}
 	v := catalogArgs(c.Kind)
 	if v == nil {
@@ -161,6 +178,12 @@ func (g *Group) apply(args any) Result {
 		return g.open(a)
 	case *Close:
 		return g.close(a)
+	case *LogStart:
+		return g.logStart(a)
+	case *Cut:
+		return g.cut(a)
+	case *Recover:
+		return g.recover(a)
 	}
 	if g.only != nil {
 		return Result{}
@@ -174,7 +197,9 @@ func (g *Group) apply(args any) Result {
 func (g *Group) append(a appendArgs) Result {
 	p, ok := g.Partitions[a.tp]
 	if !ok {
-		return Result{TP: a.tp, Batch: a.batch, Verdict: Rejected, Code: codeUnknownTopic, Message: "partition is not open"}
+		r := g.notOpen(a.tp)
+		r.Batch = a.batch
+		return r
 	}
 	return p.append(a.batch, g.ClockMs)
 }
@@ -194,12 +219,15 @@ func (g *Group) open(a *Open) Result {
 			continue
 		}
 		if _, ok := g.Partitions[tp]; !ok {
-			g.Partitions[tp] = newPartition(tp, a.Name)
+			g.Partitions[tp] = newPartition(tp, a.Name, g.Recovery)
 			r.Opened = append(r.Opened, tp)
 		}
 	}
 	if len(r.Opened) > 0 {
 		g.Shape++
+	}
+	if len(r.Opened) > 0 || g.Topics[a.Topic] != nil {
+		g.Topics[a.Topic] = a
 	}
 	return r
 }
@@ -219,6 +247,7 @@ func (g *Group) close(a *Close) Result {
 	for _, tp := range r.Closed {
 		delete(g.Partitions, tp)
 	}
+	delete(g.Topics, a.Topic)
 	if len(r.Closed) > 0 {
 		g.Shape++
 	}

@@ -3,6 +3,7 @@ package fsm
 import (
 	"container/list"
 	"math"
+	"slices"
 
 	"lockstep/kafkawire"
 )
@@ -43,6 +44,16 @@ type Partition struct {
 	NextOffset int64  // the log end offset
 	Sequence   int32  // applier sequence of the next batch, mod 2^31
 	Hash       uint64 // chain over everything appended, see ChainHash
+	LogStart   int64  // the log start offset: nothing below it is served
+
+	Epoch      int16 // recovery number, the applier's epoch of the next batch
+	EpochStart int64 // where Epoch began: the first offset that may carry it
+
+	LastBatch   Placed       // ends at NextOffset; zero Count: not known
+	Checkpoints []Checkpoint // ascending, at most MaxCheckpoints
+	marks       marks        // when the next checkpoint is due
+
+	lastCut uint64 // raft index of the last cut: what refers to entries before it is void
 
 	producers map[int64]*list.Element // of *producer
 	recent    *list.List              // front = used last
@@ -54,7 +65,8 @@ type producer struct {
 	epoch   int16
 	lastSeq int32
 	usedMs  int64
-	kept    []keptBatch // oldest first, at most keptBatches
+	gone    int64       // no batch of this epoch above this offset was dropped from kept; -1: none was at all
+	kept    []keptBatch // oldest first, at most keptBatches, each going on where the one before ends
 }
 
 type keptBatch struct {
@@ -63,13 +75,14 @@ type keptBatch struct {
 	count       int32
 }
 
-func newPartition(tp TP, name string) *Partition {
-	return &Partition{TP: tp, Name: name, producers: make(map[int64]*list.Element), recent: list.New()}
+func newPartition(tp TP, name string, epoch int16) *Partition {
+	return &Partition{TP: tp, Name: name, Epoch: epoch, producers: make(map[int64]*list.Element), recent: list.New()}
 }
 
 // clone returns a deep copy that shares nothing with p.
 func (p *Partition) clone() *Partition {
 	c := *p
+	c.Checkpoints = slices.Clone(p.Checkpoints)
 	c.producers = make(map[int64]*list.Element, len(p.producers))
 	c.recent = list.New()
 	for e := p.recent.Front(); e != nil; e = e.Next() {
@@ -118,11 +131,13 @@ func (p *Partition) append(b kafkawire.Batch, nowMs int64) Result {
 	}
 	r.Verdict = Appended
 	r.BaseOffset, r.Count = p.NextOffset, b.Count()
-	r.Sequence = p.Sequence
-	r.CRC = kafkawire.StampedCRC(b, ApplierProducerID(p.TP.Topic), 0, p.Sequence)
+	r.Sequence, r.Epoch = p.Sequence, p.Epoch
+	r.CRC = kafkawire.StampedCRC(b, ApplierProducerID(p.TP.Topic), r.Epoch, r.Sequence)
 	p.Hash = ChainHash(p.Hash, r.BaseOffset, len(b), r.CRC)
 	p.NextOffset += int64(r.Count)
 	p.Sequence = addSequence(p.Sequence, r.Count)
+	p.LastBatch = Placed{Base: r.BaseOffset, Count: r.Count, CRC: r.CRC, Sequence: r.Sequence, Epoch: r.Epoch}
+	p.mark(len(b))
 	return r
 }
 
@@ -204,15 +219,20 @@ func (p *Partition) remember(b kafkawire.Batch, nowMs int64) {
 		if p.recent.Len() >= MaxProducers {
 			p.forget(p.recent.Back())
 		}
-		pr = &producer{id: b.ProducerID(), epoch: b.ProducerEpoch()}
+		pr = &producer{id: b.ProducerID(), epoch: b.ProducerEpoch(), gone: -1}
+		if b.BaseSequence() != 0 {
+			// It wrote before it was forgotten, nobody knows where.
+			pr.gone = p.NextOffset - 1
+		}
 		p.producers[pr.id] = p.recent.PushFront(pr)
 	}
 	if b.ProducerEpoch() != pr.epoch {
-		pr.epoch, pr.kept = b.ProducerEpoch(), nil
+		pr.epoch, pr.kept, pr.gone = b.ProducerEpoch(), nil, -1
 	}
 	first := b.BaseSequence()
 	last := addSequence(first, b.Count()-1)
 	if len(pr.kept) == keptBatches {
+		pr.gone = pr.kept[0].offset
 		pr.kept = append(pr.kept[:0], pr.kept[1:]...)
 	}
 	pr.kept = append(pr.kept, keptBatch{first: first, last: last, offset: p.NextOffset, count: b.Count()})

@@ -202,8 +202,11 @@ func TestInadmissibleBatches(t *testing.T) {
 
 // dump writes a group's whole state but Index and clock, in a fixed order.
 func dump(g *Group) string {
-	s := fmt.Sprintf("level %d shape %d\n", g.Level, g.Shape)
+	s := fmt.Sprintf("level %d shape %d recovery %d\n", g.Level, g.Shape, g.Recovery)
 	for topic := range uint64(20) {
+		if o := g.Topics[topic]; o != nil {
+			s += fmt.Sprintf("%+v\n", *o)
+		}
 		for n := range int32(20) {
 			if p := g.Partitions[TP{topic, n}]; p != nil {
 				s += dumpPartition(p)
@@ -218,6 +221,7 @@ func dump(g *Group) string {
 
 func dumpPartition(p *Partition) string {
 	s := fmt.Sprintf("%s %s next %d seq %d hash %x known %d forgot %v\n", p.TP, p.Name, p.NextOffset, p.Sequence, p.Hash, len(p.producers), p.forgot)
+	s += fmt.Sprintf("  start %d epoch %d from %d last %+v checkpoints %+v %+v cut %d\n", p.LogStart, p.Epoch, p.EpochStart, p.LastBatch, p.Checkpoints, p.marks, p.lastCut)
 	for e := p.recent.Front(); e != nil; e = e.Next() {
 		pr := e.Value.(*producer)
 		if p.producers[pr.id] != e {
