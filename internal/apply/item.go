@@ -15,6 +15,7 @@ type item struct {
 	base  int64
 	count int32
 	seq   int32
+	epoch int16           // of the applier, as stamped
 	crc   uint32          // as stamped
 	maxMs int64           // the batch's max timestamp
 	batch kafkawire.Batch // as committed; shared with Raft, never modified
@@ -28,7 +29,7 @@ type item struct {
 const fenceHorizon = 12 * time.Hour
 
 func newItem(index uint64, r *fsm.Result) item {
-	return item{index: index, base: r.BaseOffset, count: r.Count, seq: r.Sequence, crc: r.CRC,
+	return item{index: index, base: r.BaseOffset, count: r.Count, seq: r.Sequence, epoch: r.Epoch, crc: r.CRC,
 		maxMs: r.Batch.MaxTimestamp(), batch: r.Batch}
 }
 
@@ -64,7 +65,7 @@ func (it *item) stamped(topic uint64) []byte {
 		clear(b[:8])
 		return b
 	}
-	return kafkawire.Stamp(make([]byte, 0, len(it.batch)), it.batch, fsm.ApplierProducerID(topic), 0, it.seq)
+	return kafkawire.Stamp(make([]byte, 0, len(it.batch)), it.batch, fsm.ApplierProducerID(topic), it.epoch, it.seq)
 }
 
 // compare says how a batch read from the broker differs from the item; empty
