@@ -181,6 +181,11 @@ func (c *Catalog) TopicByName(name string) *CatalogTopic {
 	return c.Topics[id]
 }
 
+// Over says that a topic was here, and was deleted and closed by every group.
+func (c *Catalog) Over(topic uint64) bool {
+	return topic < c.nextTopic && c.Topics[topic] == nil
+}
+
 func (c *Catalog) apply(index uint64, args any) Result {
 	var r Result
 	changed := true

@@ -40,6 +40,7 @@ type Result struct {
 	Sequence   int32           // Appended: applier sequence; KindCut: of the next batch
 	Epoch      int16           // as Sequence: applier epoch, the recovery number at the entry
 	CRC        uint32          // Appended: CRC as stamped with the applier's identity
+	Below      uint64          // Appended: Partition.Hash over everything below BaseOffset
 
 	Open   *Open  // KindOpen
 	Opened []TP   // KindOpen: partitions that were not open before

@@ -131,7 +131,7 @@ func (p *Partition) append(b kafkawire.Batch, nowMs int64) Result {
 	}
 	r.Verdict = Appended
 	r.BaseOffset, r.Count = p.NextOffset, b.Count()
-	r.Sequence, r.Epoch = p.Sequence, p.Epoch
+	r.Sequence, r.Epoch, r.Below = p.Sequence, p.Epoch, p.Hash
 	r.CRC = kafkawire.StampedCRC(b, ApplierProducerID(p.TP.Topic), r.Epoch, r.Sequence)
 	p.Hash = ChainHash(p.Hash, r.BaseOffset, len(b), r.CRC)
 	p.NextOffset += int64(r.Count)
