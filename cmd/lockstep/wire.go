@@ -86,13 +86,17 @@ func nodeConfig(cfg configs.Config, log hclog.Logger) (node.Config, error) {
 		ClusterID: cfg.Cluster.ID, NodeID: cfg.Node.ID, DataDir: cfg.DataDir, Version: version,
 		Listen: cfg.Raft.Listen, Peers: peers, TLS: secure,
 		Groups: uint32(cfg.Raft.Groups), LogStore: cfg.Raft.LogStore,
-		HeartbeatTimeout: cfg.Raft.HeartbeatTimeout, ElectionTimeout: cfg.Raft.ElectionTimeout,
-		LeaseTimeout: cfg.Raft.LeaderLeaseTimeout, CommitTimeout: cfg.Raft.CommitTimeout,
 		MaxAppendEntries: cfg.Raft.MaxAppendEntries, EntryBytes: int(cfg.Raft.BatchBytes),
 		MaxInFlightEntries: cfg.Raft.MaxInflightEntries, SegmentBytes: int(cfg.Raft.SegmentBytes),
-		StoreTimeout: cfg.Raft.StoreTimeout,
-		Self:         fsm.CatalogNode{Rack: cfg.Node.Rack, Listeners: advertised, Admin: adminAddress(cfg), Raft: peers[cfg.Node.ID]},
-		Logger:       log,
+		Timing: node.Timing{
+			HeartbeatTimeout: cfg.Raft.HeartbeatTimeout, ElectionTimeout: cfg.Raft.ElectionTimeout,
+			LeaseTimeout: cfg.Raft.LeaderLeaseTimeout, CommitTimeout: cfg.Raft.CommitTimeout,
+			StoreTimeout: cfg.Raft.StoreTimeout,
+		},
+		Retention: node.Retention{SnapshotBytes: int64(cfg.Raft.SnapshotBytes),
+			LogRetainBytes: int64(cfg.Raft.LogRetainBytes), LogLimitBytes: int64(cfg.Raft.LogLimitBytes)},
+		Self:   fsm.CatalogNode{Rack: cfg.Node.Rack, Listeners: advertised, Admin: adminAddress(cfg), Raft: peers[cfg.Node.ID]},
+		Logger: log,
 	}, nil
 }
 

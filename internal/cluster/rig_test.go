@@ -165,10 +165,10 @@ func (r *rig) newNode(id int32) *node.Node {
 	}
 	n := node.New(node.Config{ClusterID: "test", NodeID: id, DataDir: r.dataDir(id), Version: "test",
 		Listen: r.peers[id], Peers: r.peers, Groups: testGroups, LogStore: node.StoreWAL,
-		HeartbeatTimeout: 500 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond,
-		LeaseTimeout: 500 * time.Millisecond, CommitTimeout: 20 * time.Millisecond,
 		MaxAppendEntries: 16, EntryBytes: 256 << 10, MaxInFlightEntries: 8, SegmentBytes: 1 << 20,
-		StoreTimeout: 20 * time.Second, JoinGrace: 500 * time.Millisecond,
+		Timing: node.Timing{HeartbeatTimeout: 500 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond,
+			LeaseTimeout: 500 * time.Millisecond, CommitTimeout: 20 * time.Millisecond,
+			StoreTimeout: 20 * time.Second, JoinGrace: 500 * time.Millisecond},
 		Self:   fsm.CatalogNode{Listeners: map[string]string{"PLAINTEXT": fmt.Sprintf("localhost:%d", 9091+id)}},
 		Logger: log})
 	if err := n.Init(); err != nil {

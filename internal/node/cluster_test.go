@@ -60,10 +60,10 @@ func (c *testCluster) dataDir(id int32) string {
 func (c *testCluster) config(id int32) Config {
 	cfg := Config{ClusterID: "test", NodeID: id, DataDir: c.dataDir(id), Version: "test",
 		Listen: c.peers[id], Peers: c.peers, Groups: 2, LogStore: StoreWAL,
-		HeartbeatTimeout: 500 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond,
-		LeaseTimeout: 500 * time.Millisecond, CommitTimeout: 20 * time.Millisecond,
 		MaxAppendEntries: 16, EntryBytes: 256 << 10, MaxInFlightEntries: 8, SegmentBytes: 1 << 20,
-		StoreTimeout: 20 * time.Second, JoinGrace: 300 * time.Millisecond,
+		Timing: Timing{HeartbeatTimeout: 500 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond,
+			LeaseTimeout: 500 * time.Millisecond, CommitTimeout: 20 * time.Millisecond,
+			StoreTimeout: 20 * time.Second, JoinGrace: 300 * time.Millisecond},
 		Self:   fsm.CatalogNode{Listeners: map[string]string{"PLAINTEXT": "localhost:9092"}},
 		Logger: hclog.NewNullLogger()}
 	if os.Getenv("LOCKSTEP_TEST_LOG") != "" {

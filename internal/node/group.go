@@ -40,6 +40,7 @@ type Group struct {
 	n       *Node
 	log     hclog.Logger
 	machine *machine
+	keeper  *keeper
 	batcher *batcher
 
 	// Leading is nil unless this node leads the group and is caught up.
@@ -61,6 +62,8 @@ type Group struct {
 func newGroup(n *Node, id uint32) *Group {
 	g := &Group{ID: id, n: n, log: n.log.Named(fmt.Sprintf("raft.g%d", id)), down: make(chan struct{}),
 		machine: newMachine(id, n.fail, n.ctx.Done())}
+	g.keeper = newKeeper(g.log, n.cfg.Retention.SnapshotBytes, g.share(n.cfg.Retention.LogRetainBytes), g.share(n.cfg.Retention.LogLimitBytes))
+	g.machine.log, g.machine.limit = g.log, g.keeper.limit
 	g.batcher = newBatcher(n.cfg.EntryBytes, n.cfg.MaxInFlightEntries, func(data []byte) raft.ApplyFuture {
 		return g.Raft().Apply(data, applyQueueTimeout)
 	})
@@ -129,22 +132,28 @@ func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
 	c.NotifyCh = notify
 	c.Logger = g.log
 	c.NoLegacyTelemetry = true
-	// The log is kept whole, see errNoSnapshots.
+	// Snapshots are asked for by bytes, and the store says what is cut.
 	c.SnapshotThreshold = math.MaxUint64
 	c.SnapshotInterval = 24 * time.Hour
-	c.TrailingLogs = math.MaxUint64 >> 1
+	c.TrailingLogs = 1
 	return c
 }
 
 func (g *Group) openStores() (*stores, error) {
-	cfg, wrap := g.n.cfg, g.n.wrapLog
+	cfg, br := g.n.cfg, g.n.breakers
 	c := storeConfig{dir: groupDir(cfg.DataDir, g.ID), kind: cfg.LogStore, segmentBytes: cfg.SegmentBytes,
-		timeout: cfg.StoreTimeout, logger: g.log.Named("store"), fatal: g.n.diskFailed}
-	if wrap != nil {
-		c.wrap = func(s raft.LogStore) raft.LogStore { return wrap(g.ID, s) }
+		timeout: cfg.StoreTimeout, logger: g.log.Named("store"), fatal: g.n.diskFailed, retain: g.share(cfg.Retention.LogRetainBytes)}
+	if br.log != nil {
+		c.wrap = func(s raft.LogStore) raft.LogStore { return br.log(g.ID, s) }
+	}
+	if br.stable != nil {
+		c.wrapStable = func(s raft.StableStore) raft.StableStore { return br.stable(g.ID, s) }
 	}
 	return openStores(c)
 }
+
+// share is this group's part of what all groups have together.
+func (g *Group) share(total int64) int64 { return max(total/int64(g.n.cfg.Groups), 1) }
 
 // prepare makes the stores of a node that has none: with the cluster's first
 // configuration if it is among the founders, else empty, for the leader to
@@ -185,20 +194,16 @@ func (g *Group) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.check(groupDir(g.n.cfg.DataDir, g.ID), g.n.identity.Incarnation); err != nil {
+	if err := g.openWhole(s); err != nil {
 		return errors.Join(err, s.close())
-	}
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(filepath.Join(groupDir(g.n.cfg.DataDir, g.ID)), 2, g.log)
-	if err != nil {
-		return errors.Join(fmt.Errorf("open the snapshots of group %d: %w", g.ID, err), s.close())
 	}
 	trans, err := g.n.transport.RaftTransport(g.ID, g.log, 0)
 	if err != nil {
 		return errors.Join(err, s.close())
 	}
-	g.machine.logs = s.logs
+	g.keeper.attach(g.machine, s)
 	notify := make(chan bool, 16)
-	r, err := raft.NewRaft(g.raftConfig(notify), g.machine, s.logs, s.stable, snaps, pipelining{trans})
+	r, err := raft.NewRaft(g.raftConfig(notify), g.machine, raftLog{s.logs, s.guard}, s.stable, s.snaps, pipelining{trans})
 	if err != nil {
 		return errors.Join(fmt.Errorf("start raft group %d: %w", g.ID, err), trans.Close(), s.close())
 	}
@@ -213,7 +218,20 @@ func (g *Group) start(ctx context.Context) error {
 	g.run(func() { g.batcher.run(ctx) })
 	g.run(func() { g.watchLeading(ctx, notify) })
 	g.run(func() { g.watchLeader(ctx, r, changes) })
+	g.run(func() { g.keeper.run(ctx, r) })
 	return nil
+}
+
+// openWhole opens the snapshots, and checks that what is on disk is all there.
+func (g *Group) openWhole(s *stores) error {
+	var wrap func(raft.SnapshotStore) raft.SnapshotStore
+	if br := g.n.breakers.snaps; br != nil {
+		wrap = func(s raft.SnapshotStore) raft.SnapshotStore { return br(g.ID, s) }
+	}
+	if err := s.openSnapshots(g.n.identity.Incarnation, g.log, wrap); err != nil {
+		return err
+	}
+	return s.check(g.n.identity.Incarnation)
 }
 
 func (g *Group) run(f func()) {

@@ -154,7 +154,7 @@ func testBrokenLeader(t *testing.T, hang bool) {
 	c := newTestCluster(t, 3, func(cfg *Config) { cfg.StoreTimeout = 2 * time.Second })
 	for id := range c.peers {
 		n := New(c.config(id))
-		n.wrapLog = func(group uint32, inner raft.LogStore) raft.LogStore {
+		n.breakers.log = func(group uint32, inner raft.LogStore) raft.LogStore {
 			s := &brokenStore{LogStore: inner, hang: make(chan struct{})}
 			if group == 0 {
 				mu.Lock()

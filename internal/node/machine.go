@@ -6,6 +6,7 @@ import (
 	"io"
 	"sync"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
 	"lockstep/fsm"
@@ -13,8 +14,9 @@ import (
 	"lockstep/internal/watch"
 )
 
-// machine is a group's head: the state machine that Raft applies to. It hands
-// nothing to the broker and never waits: the applier reads the log itself.
+// machine is a group's head: the state machine that Raft applies to, and the
+// keeper of the tail that the applier trusts its broker with. It hands nothing
+// to the broker and never waits: the applier reads the log itself.
 type machine struct {
 	group   uint32
 	fatal   func(error)
@@ -24,15 +26,28 @@ type machine struct {
 	shape   watch.Index // Shape of the group, for who caches the set of partitions
 	catalog watch.Index // Version of the catalog
 	rebased watch.Index // counts the snapshots of leaders that were installed
+	moved   watch.Index // index of the tail
 
 	mu    sync.RWMutex // guards state
 	state *fsm.Group
 
-	logs raft.LogStore // set before Raft starts
+	tailMu    sync.Mutex // guards what follows
+	tailIndex uint64
+	tail      []byte // encoded; nil is the state of an empty log. Never changed.
+
+	// Set before Raft starts.
+	log         hclog.Logger
+	incarnation string
+	logs        raft.LogStore // as the applier reads it
+	disk        *guardedLog
+	limit       int64         // how much log may lie after the tail
+	news        func(int)     // told how much was applied, or 0 when the tail moved; never waits
+	fresh       func() uint64 // index of a leader's snapshot that is being installed; taken once
 }
 
 func newMachine(group uint32, fatal func(error), stopped <-chan struct{}) *machine {
-	return &machine{group: group, state: fsm.NewGroup(group), fatal: fatal, stopped: stopped}
+	return &machine{group: group, state: fsm.NewGroup(group), fatal: fatal, stopped: stopped, log: hclog.NewNullLogger(),
+		news: func(int) {}, fresh: func() uint64 { return 0 }}
 }
 
 // Apply implements raft.FSM. It is called from Raft's FSM goroutine only. An
@@ -42,34 +57,122 @@ func (m *machine) Apply(l *raft.Log) any {
 	failpoint.Hit(failpoint.ApplyBefore)
 	m.mu.Lock()
 	results, err := m.state.Apply(l.Index, l.Data)
-	shape := m.state.Shape
-	var version uint64
-	if c := m.state.Catalog; c != nil {
-		version = c.Version
-	}
 	m.mu.Unlock()
 	if err != nil {
 		m.fatal(err)
 		<-m.stopped
 		return nil
 	}
-	m.applied.Set(l.Index)
-	m.shape.Set(shape)
-	m.catalog.Set(version)
+	m.announce(l.Index)
+	m.news(len(l.Data) + entryOverhead)
 	failpoint.Hit(failpoint.ApplyAfter)
 	return results
 }
 
-// errNoSnapshots: the log is kept whole until a snapshot can carry what the
-// applier needs to begin in the middle.
-var errNoSnapshots = errors.New("snapshots are not taken: the raft log is kept whole")
+// announce tells who watches of the state at index. Only Raft's FSM goroutine,
+// which alone changes the state, calls it.
+func (m *machine) announce(index uint64) {
+	shape := m.state.Shape
+	var version uint64
+	if c := m.state.Catalog; c != nil {
+		version = c.Version
+	}
+	m.applied.Set(index)
+	m.shape.Set(shape)
+	m.catalog.Set(version)
+}
 
-// Snapshot implements raft.FSM. Raft is configured never to ask.
-func (m *machine) Snapshot() (raft.FSMSnapshot, error) { return nil, errNoSnapshots }
+// Snapshot implements raft.FSM.
+func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
+	m.mu.RLock()
+	index, head := m.state.Index, m.state.Encode()
+	m.mu.RUnlock()
+	tailIndex, tail := m.trusted()
+	if tail == nil {
+		tail = fsm.NewGroup(m.group).Encode()
+	}
+	return &frozen{snapshot{snapshotHead{index, tailIndex, m.incarnation}, head, tail}}, nil
+}
 
-// Restore implements raft.FSM. No node ever sends a snapshot.
+func (m *machine) trusted() (uint64, []byte) {
+	m.tailMu.Lock()
+	defer m.tailMu.Unlock()
+	return m.tailIndex, m.tail
+}
+
+// check says whether both states can be read.
+func (s *snapshot) check() error {
+	for _, raw := range [][]byte{s.head, s.tail} {
+		if _, err := fsm.DecodeGroup(raw); err != nil {
+			if errors.Is(err, fsm.ErrUnknownState) {
+				return fmt.Errorf("%w: %w", errSnapshotVersion, err)
+			}
+			return fmt.Errorf("%w: %w", errBadSnapshot, err)
+		}
+	}
+	return nil
+}
+
+// Restore implements raft.FSM. Raft calls it before it starts, with what is on
+// disk, and when a leader sent its snapshot. Another node's tail says nothing
+// about this node's broker: the base is then the head, and what the broker
+// lacks below it must come from a peer's.
 func (m *machine) Restore(r io.ReadCloser) error {
-	return errors.Join(errNoSnapshots, r.Close())
+	snap, err := readSnapshot(r)
+	if err = errors.Join(err, r.Close()); err != nil {
+		return err
+	}
+	head, err := fsm.DecodeGroup(snap.head)
+	if err != nil {
+		return fmt.Errorf("restore the head: %w", err)
+	}
+	if head.ID != m.group {
+		return fmt.Errorf("restore group %d: the snapshot is of group %d: %w", m.group, head.ID, errBadSnapshot)
+	}
+	installed := m.fresh()
+	index, tail := snap.tailIndex, snap.tail
+	switch {
+	case snap.incarnation != m.incarnation || installed != 0:
+		index, tail = snap.index, snap.head
+	case !m.reaches(index, snap.index):
+		m.log.Warn("the raft log does not reach back to what the broker is trusted with: it is compared with its peers", "tail", index, "snapshot", snap.index)
+		index, tail = snap.index, snap.head
+	default:
+		if _, err := fsm.DecodeGroup(tail); err != nil {
+			return fmt.Errorf("restore the tail: %w", err)
+		}
+	}
+	m.mu.Lock()
+	m.state = head
+	m.mu.Unlock()
+	m.tailMu.Lock()
+	m.tailIndex, m.tail = index, tail
+	m.tailMu.Unlock()
+	m.moved.Set(index)
+	if installed != 0 {
+		m.replaceLog(installed)
+		m.rebased.Set(m.rebased.Get() + 1)
+	}
+	m.announce(snap.index)
+	m.news(0)
+	return nil
+}
+
+// reaches says whether the log holds what lies between a tail and the head of
+// the same snapshot.
+func (m *machine) reaches(tail, head uint64) bool {
+	if tail == head || m.disk == nil {
+		return true
+	}
+	first, err := m.disk.FirstIndex()
+	return err == nil && first != 0 && first <= tail+1
+}
+
+// replaceLog lets Raft remove the log that a leader's snapshot stands for.
+func (m *machine) replaceLog(index uint64) {
+	if last, err := m.disk.LastIndex(); err == nil && last > 0 {
+		m.disk.replaced.Store(index)
+	}
 }
 
 // Entry implements the applier's Log. Any goroutine may call it.
@@ -90,18 +193,45 @@ func (m *machine) Applied() *watch.Index { return &m.applied }
 // Rebased implements the applier's Log.
 func (m *machine) Rebased() *watch.Index { return &m.rebased }
 
-// Base implements the applier's Log: the log is kept whole, so it is read from
-// its beginning.
-func (m *machine) Base() (*fsm.Group, error) { return fsm.NewGroup(m.group), nil }
+// Base implements the applier's Log. Its Index is the tail's, which may lie
+// above the last entry with commands.
+func (m *machine) Base() (*fsm.Group, error) {
+	index, raw := m.trusted()
+	if raw == nil {
+		return fsm.NewGroup(m.group), nil
+	}
+	g, err := fsm.DecodeGroup(raw)
+	if err != nil {
+		return nil, fmt.Errorf("read the base: %w", err)
+	}
+	g.Index = max(g.Index, index)
+	return g, nil
+}
 
-// Trust implements the applier's Log.
-func (m *machine) Trust(uint64, []byte) {}
+// Trust implements the applier's Log. It becomes durable with the next
+// snapshot. state must not be changed afterwards.
+func (m *machine) Trust(index uint64, state []byte) {
+	m.tailMu.Lock()
+	if index <= m.tailIndex {
+		m.tailMu.Unlock()
+		return // a leader's snapshot went past it
+	}
+	m.tailIndex, m.tail = index, state
+	m.tailMu.Unlock()
+	m.moved.Set(index)
+	m.news(0)
+}
 
 // Gone implements the applier's Log.
-func (m *machine) Gone(error) bool { return false }
+func (m *machine) Gone(err error) bool { return errors.Is(err, raft.ErrLogNotFound) }
 
 // Bytes implements the applier's Log.
-func (m *machine) Bytes() (held, limit int64) { return 0, 0 }
+func (m *machine) Bytes() (held, limit int64) {
+	if m.disk == nil {
+		return 0, m.limit
+	}
+	return m.disk.sizes.after(m.moved.Get()), m.limit
+}
 
 // read calls f with the state, which f must not keep or change.
 func (m *machine) read(f func(*fsm.Group)) {

@@ -3,6 +3,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,22 +33,51 @@ type Config struct {
 	Groups   uint32
 	LogStore string // StoreWAL or StoreBoltDB
 
-	HeartbeatTimeout, ElectionTimeout, LeaseTimeout, CommitTimeout time.Duration
-	MaxAppendEntries                                               int // entries of one AppendEntries
-	EntryBytes                                                     int // proposals are coalesced up to this size
-	MaxInFlightEntries                                             int
-	SegmentBytes                                                   int           // of the WAL
-	StoreTimeout                                                   time.Duration // a write to the log that takes longer stops the node
+	MaxAppendEntries   int // entries of one AppendEntries
+	EntryBytes         int // proposals are coalesced up to this size
+	MaxInFlightEntries int
+	SegmentBytes       int // of the WAL
 
-	// JoinGrace is how long a majority without state waits for the rest of
-	// the peers before it begins the cluster (default 2 s).
-	JoinGrace time.Duration
+	Timing
+	Retention Retention
 
 	// Self is what the catalog is told of this node; id and incarnation are
 	// filled in.
 	Self fsm.CatalogNode
 
 	Logger hclog.Logger
+}
+
+// Timing of a node. All are required unless a default is named.
+type Timing struct {
+	HeartbeatTimeout, ElectionTimeout, LeaseTimeout, CommitTimeout time.Duration
+
+	StoreTimeout time.Duration // a write to disk that takes longer stops the node
+
+	// JoinGrace is how long a majority without state waits for the rest of
+	// the peers before it begins the cluster (default 2 s).
+	JoinGrace time.Duration
+}
+
+// Retention says how much of their logs the groups keep. Zero values take the
+// defaults.
+type Retention struct {
+	// SnapshotBytes is how much a group applies between two snapshots
+	// (default 64 MiB).
+	SnapshotBytes int64
+	// LogRetainBytes is how much all groups together keep for followers that
+	// lag (default 512 MiB).
+	LogRetainBytes int64
+	// LogLimitBytes is how much log all groups together may hold that the
+	// local broker is not trusted with yet (default 4 GiB). Above it a leader
+	// takes no new proposals.
+	LogLimitBytes int64
+}
+
+func (r *Retention) defaults() {
+	r.SnapshotBytes = cmp.Or(r.SnapshotBytes, 64<<20)
+	r.LogRetainBytes = cmp.Or(r.LogRetainBytes, 512<<20)
+	r.LogLimitBytes = cmp.Or(r.LogLimitBytes, 4<<30)
 }
 
 // Node runs this node's instances of all Raft groups.
@@ -61,7 +91,7 @@ type Node struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	wrapLog func(group uint32, s raft.LogStore) raft.LogStore // nil; tests break the disk with it
+	breakers breakers
 
 	failed  chan struct{} // closed by fail
 	failErr error         // set before failed is closed
@@ -80,6 +110,14 @@ type Node struct {
 	problem   string             // why this node is not a member
 	closed    bool               // written under life, too
 	closeErr  error
+}
+
+// breakers stand between the stores and the disk; nil, except in tests that
+// break the disk.
+type breakers struct {
+	log    func(group uint32, s raft.LogStore) raft.LogStore
+	stable func(group uint32, s raft.StableStore) raft.StableStore
+	snaps  func(group uint32, s raft.SnapshotStore) raft.SnapshotStore
 }
 
 // stranger is a peer that is kept out.
@@ -102,6 +140,7 @@ func New(cfg Config) *Node {
 	if cfg.JoinGrace == 0 {
 		cfg.JoinGrace = 2 * time.Second
 	}
+	cfg.Retention.defaults()
 	n := &Node{cfg: cfg, log: cfg.Logger, failed: make(chan struct{}), gone: make(chan struct{}),
 		met: make(map[int32]sighting), strangers: make(map[int32]stranger), problem: notYet}
 	n.ctx, n.cancel = context.WithCancel(context.Background())

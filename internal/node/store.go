@@ -5,8 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
-	"sync/atomic"
+	"runtime/debug"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -18,7 +17,6 @@ import (
 	"github.com/hashicorp/raft-wal/segment"
 	"go.etcd.io/bbolt"
 
-	"lockstep/internal/failpoint"
 	"lockstep/internal/mutant"
 )
 
@@ -34,108 +32,19 @@ const (
 	// Keys of ours in the stable store, beside Raft's term and vote.
 	incarnationKey = "lockstep-incarnation"
 	logBeganKey    = "lockstep-log-began"
+	logEndKey      = "lockstep-log-end" // the last index when the store was closed in good order, else 0
+	logCutKey      = "lockstep-log-cut" // index of the snapshot that the whole log was last removed for
 )
 
-// stores are one group's log, term and vote on disk.
+// stores are one group's log, snapshots, term and vote on disk.
 type stores struct {
-	logs    raft.LogStore // cached and guarded
+	logs    *cachedLog  // for everybody
+	disk    *guardedLog // below logs
 	stable  raft.StableStore
+	snaps   *snapshotStore // nil before openSnapshots
 	guard   *guard
+	dir     string
 	closers []func() error
-}
-
-// guard watches every write to a store. A write that fails may have damaged
-// what is there (fsyncgate): nothing is written after it. One that takes longer
-// than limit would hold up the group without an election, because Raft's
-// heartbeats go on. Both are told to fatal, once.
-type guard struct {
-	limit time.Duration
-	fatal func(error)
-	err   atomic.Pointer[error]
-}
-
-func (g *guard) write(what string, f func() error) error {
-	if err := g.err.Load(); err != nil {
-		return *err
-	}
-	t := time.AfterFunc(g.limit, func() {
-		g.latch(fmt.Errorf("%s takes longer than %s: the disk hangs", what, g.limit))
-	})
-	err := f()
-	t.Stop()
-	if err != nil {
-		err = fmt.Errorf("%s: %w", what, err)
-		g.latch(err)
-	}
-	return err
-}
-
-func (g *guard) latch(err error) {
-	if g.err.CompareAndSwap(nil, &err) {
-		g.fatal(err)
-	}
-}
-
-// guardedLog is a LogStore behind the guard. It notes in the stable store that
-// the log has begun, so that a log which is gone later is missed.
-type guardedLog struct {
-	raft.LogStore
-	g     *guard
-	began atomic.Bool
-	begin func() error
-}
-
-func (s *guardedLog) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
-
-func (s *guardedLog) StoreLogs(ls []*raft.Log) error {
-	return s.g.write("write the raft log", func() error {
-		failpoint.Hit(failpoint.StoreBefore)
-		if err := s.LogStore.StoreLogs(ls); err != nil {
-			return err
-		}
-		failpoint.Hit(failpoint.StoreAfter)
-		if s.began.Load() {
-			return nil
-		}
-		if err := s.begin(); err != nil {
-			return err
-		}
-		s.began.Store(true)
-		return nil
-	})
-}
-
-func (s *guardedLog) DeleteRange(from, to uint64) error {
-	return s.g.write("cut the raft log", func() error { return s.LogStore.DeleteRange(from, to) })
-}
-
-// IsMonotonic passes on what the store says: raft-wal cannot have gaps.
-func (s *guardedLog) IsMonotonic() bool {
-	m, ok := s.LogStore.(raft.MonotonicLogStore)
-	return ok && m.IsMonotonic()
-}
-
-// guardedStable is a StableStore behind the guard.
-type guardedStable struct {
-	raft.StableStore
-	g *guard
-}
-
-func (s *guardedStable) Set(k, v []byte) error {
-	return s.g.write("write term or vote", func() error { return s.StableStore.Set(k, v) })
-}
-
-// SetUint64 does not return if the write fails: Raft would panic then
-// (setCurrentTerm), and take the process with it before the node has told the
-// cause and closed its doors. The goroutine of Raft that asked ends instead.
-func (s *guardedStable) SetUint64(k []byte, v uint64) error {
-	failpoint.Hit(failpoint.VoteBefore)
-	err := s.g.write("write term or vote", func() error { return s.StableStore.SetUint64(k, v) })
-	failpoint.Hit(failpoint.VoteAfter)
-	if err != nil {
-		runtime.Goexit()
-	}
-	return nil
 }
 
 // storeConfig says where and how a group is stored.
@@ -146,7 +55,9 @@ type storeConfig struct {
 	timeout      time.Duration
 	logger       hclog.Logger
 	fatal        func(error)
+	retain       int64                             // bytes of the log that are kept for followers that lag
 	wrap         func(raft.LogStore) raft.LogStore // nil; tests break the disk with it
+	wrapStable   func(raft.StableStore) raft.StableStore
 }
 
 func groupDir(dataDir string, group uint32) string {
@@ -158,16 +69,17 @@ func openStores(c storeConfig) (*stores, error) {
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make %s: %w", c.dir, err)
 	}
-	s := &stores{guard: &guard{limit: c.timeout, fatal: c.fatal}}
-	stable, err := boltstore.New(boltstore.Options{
-		Path:        filepath.Join(c.dir, "stable.db"),
-		BoltOptions: &bbolt.Options{Timeout: time.Second},
-	})
+	s := &stores{guard: &guard{limit: c.timeout, fatal: c.fatal}, dir: c.dir}
+	stable, err := openBolt(filepath.Join(c.dir, "stable.db"), &bbolt.Options{Timeout: time.Second})
 	if err != nil {
 		return nil, fmt.Errorf("open the stable store in %s (does another lockstep use this data_dir?): %w", c.dir, err)
 	}
 	s.closers = append(s.closers, stable.Close)
-	s.stable = &guardedStable{stable, s.guard}
+	var votes raft.StableStore = stable
+	if c.wrapStable != nil {
+		votes = c.wrapStable(stable)
+	}
+	s.stable = &guardedStable{votes, s.guard}
 	inner, err := s.openLog(c)
 	if err != nil {
 		return nil, errors.Join(err, s.close())
@@ -178,18 +90,40 @@ func openStores(c storeConfig) (*stores, error) {
 	if mutant.On(mutant.DropFsync) {
 		inner = writeLater(inner)
 	}
-	g := &guardedLog{LogStore: inner, g: s.guard, begin: func() error { return stable.Set([]byte(logBeganKey), []byte{1}) }}
-	g.began.Store(s.has(logBeganKey))
-	s.logs = newCachedLog(g, cacheBytes)
+	s.disk = &guardedLog{LogStore: inner, g: s.guard, log: c.logger, rules: cutRules{retain: c.retain}}
+	s.disk.marks.stable, s.disk.marks.began = stable, s.has(logBeganKey)
+	s.logs = newCachedLog(s.disk, cacheBytes)
 	return s, nil
+}
+
+// openSnapshots opens the snapshots, from which on the log may be cut.
+func (s *stores) openSnapshots(incarnation string, log hclog.Logger, wrap func(raft.SnapshotStore) raft.SnapshotStore) error {
+	snaps, err := openSnapshots(s.dir, incarnation, s.guard, log, wrap)
+	if err != nil {
+		return err
+	}
+	s.snaps = snaps
+	s.disk.rules.covered, s.disk.rules.floor = snaps.covered, snaps.floor
+	s.disk.emptied = snaps.forget
+	return nil
+}
+
+// openBolt opens a bbolt file. bbolt panics at a page that makes no sense, and
+// faults where the file is shorter than it says.
+func openBolt(path string, options *bbolt.Options) (b *boltstore.BoltStore, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%s: %v: %w", path, p, errDamaged)
+		}
+	}()
+	return boltstore.New(boltstore.Options{Path: path, BoltOptions: options})
 }
 
 func (s *stores) openLog(c storeConfig) (raft.LogStore, error) {
 	if c.kind == StoreBoltDB {
-		b, err := boltstore.New(boltstore.Options{
-			Path:        filepath.Join(c.dir, "log.db"),
-			BoltOptions: &bbolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
-		})
+		b, err := openBolt(filepath.Join(c.dir, "log.db"),
+			&bbolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
 		if err != nil {
 			return nil, fmt.Errorf("open the raft log in %s: %w", c.dir, err)
 		}
@@ -203,7 +137,7 @@ func (s *stores) openLog(c storeConfig) (raft.LogStore, error) {
 	// raft-wal's Close leaves its own metadata store open (v0.4.0): it is
 	// given one that is closed here.
 	meta := &metadb.BoltMetaDB{}
-	w, err := wal.Open(dir, wal.WithMetaStore(meta), wal.WithSegmentFiler(walFiler{segment.NewFiler(dir, fs.New())}),
+	w, err := wal.Open(dir, wal.WithMetaStore(meta), wal.WithSegmentFiler(walFiler{segment.NewFiler(dir, fs.New()), dir}),
 		wal.WithSegmentSize(c.segmentBytes), wal.WithLogger(c.logger))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the raft log in %s: %w", dir, err), meta.Close())
@@ -212,32 +146,14 @@ func (s *stores) openLog(c storeConfig) (raft.LogStore, error) {
 	return w, nil
 }
 
-// has says whether a key of ours is in the stable store.
-func (s *stores) has(key string) bool {
-	v, err := s.stable.Get([]byte(key))
-	return err == nil && len(v) > 0
-}
-
-// check compares what is on disk with what a member must have: a store that
-// was lost must not vote as if it were new.
-func (s *stores) check(dir, incarnation string) error {
-	v, err := s.stable.Get([]byte(incarnationKey))
-	if err != nil || string(v) != incarnation {
-		return fmt.Errorf("term and vote in %s are missing or not this node's: the directory is damaged; empty data_dir and readmit the node", dir)
-	}
-	last, err := s.logs.LastIndex()
-	if err != nil {
-		return fmt.Errorf("read the last index in %s: %w", dir, err)
-	}
-	if last == 0 && s.has(logBeganKey) {
-		return fmt.Errorf("the raft log in %s is gone (was raft.log_store changed?): restore it, or empty data_dir and readmit the node", dir)
-	}
-	return nil
-}
-
-// close closes the stores, the log first.
+// close closes the stores, the log first. What the log's last index was is
+// noted, so that the next start misses what is gone.
 func (s *stores) close() error {
 	var errs []error
+	if s.disk != nil {
+		errs = append(errs, s.noteEnd())
+		s.disk.closed.Store(true)
+	}
 	for i := len(s.closers) - 1; i >= 0; i-- {
 		errs = append(errs, s.closers[i]())
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
 
@@ -59,7 +60,7 @@ func TestGuardLatchesAnError(t *testing.T) {
 		told = append(told, err)
 	}}
 	s := newBrokenStore()
-	logs := &guardedLog{LogStore: s, g: g, begin: func() error { return nil }}
+	logs := &guardedLog{LogStore: s, g: g, log: hclog.NewNullLogger()}
 	stable := &guardedStable{s, g}
 	if err := logs.StoreLogs(entries(1, 1, 1, 10)); err != nil {
 		t.Fatal(err)
@@ -114,7 +115,7 @@ func TestGuardTellsOfAHangingWrite(t *testing.T) {
 	s := newBrokenStore()
 	s.hung.Store(true)
 	done := make(chan error, 1)
-	logs := &guardedLog{LogStore: s, g: g, begin: func() error { return nil }}
+	logs := &guardedLog{LogStore: s, g: g, log: hclog.NewNullLogger()}
 	go func() { done <- logs.StoreLogs(entries(1, 1, 1, 10)) }()
 	select {
 	case err := <-told:

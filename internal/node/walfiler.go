@@ -1,6 +1,11 @@
 package node
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/hashicorp/raft-wal/segment"
 	"github.com/hashicorp/raft-wal/types"
 )
 
@@ -9,16 +14,40 @@ import (
 // the index that a sealed segment is read by; the next start cannot read it.
 // Such a segment is read as a tail is: by scanning its frames. What lies above
 // the cut is still in the file and does not count.
-type walFiler struct{ types.SegmentFiler }
+type walFiler struct {
+	types.SegmentFiler
+	dir string
+}
+
+// RecoverTail implements types.SegmentFiler. Only what a crash can do to a
+// tail is repaired.
+func (f walFiler) RecoverTail(info types.SegmentInfo) (types.SegmentWriter, error) {
+	w, err := f.SegmentFiler.RecoverTail(info)
+	if err != nil {
+		return nil, err
+	}
+	name := segment.FileName(info)
+	raw, err := os.ReadFile(filepath.Join(f.dir, name))
+	if err == nil {
+		err = tornOnly(raw)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("segment %s after entry %d: %w; %s", name, w.LastIndex(), err, adviceLost)
+	}
+	return w, nil
+}
 
 // Open implements types.SegmentFiler.
 func (f walFiler) Open(info types.SegmentInfo) (types.SegmentReader, error) {
 	if info.IndexStart != 0 {
 		return f.SegmentFiler.Open(info)
 	}
-	tail, err := f.RecoverTail(info)
+	tail, err := f.SegmentFiler.RecoverTail(info)
 	if err != nil {
 		return nil, err
+	}
+	if last := tail.LastIndex(); last < info.MaxIndex {
+		return nil, fmt.Errorf("segment %s ends at entry %d, and held %d: %w; %s", segment.FileName(info), last, info.MaxIndex, errDamaged, adviceLost)
 	}
 	return cutSegment{tail, info.MaxIndex}, nil
 }
