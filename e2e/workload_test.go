@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +23,10 @@ type workload struct {
 	senders sync.WaitGroup
 	reader  sync.WaitGroup
 	stopped bool
+
+	// brokenDisks: brokers answer the consumer with whatever an error of their
+	// disk makes them say, as they would any client.
+	brokenDisks atomic.Bool
 }
 
 // clientOpts makes a client look again soon instead of after its defaults of
@@ -115,7 +120,9 @@ func (w *workload) read(ctx context.Context, cl *kgo.Client) {
 			return
 		}
 		fetches.EachError(func(_ string, p int32, err error) {
-			w.t.Errorf("consumer, partition %d: %v", p, err)
+			if !w.brokenDisks.Load() {
+				w.t.Errorf("consumer, partition %d: %v", p, err)
+			}
 		})
 		fetches.EachRecord(func(r *kgo.Record) {
 			w.h.consume(r.Partition, stored{offset: r.Offset, value: string(r.Value)})
