@@ -41,6 +41,7 @@ type Group struct {
 	log     hclog.Logger
 	machine *machine
 	keeper  *keeper
+	disk    diskUse
 	batcher *batcher
 
 	// Leading is nil unless this node leads the group and is caught up.

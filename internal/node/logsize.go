@@ -136,3 +136,14 @@ func (s *logSizes) cutFrom(index uint64) {
 	}
 	s.blocks = s.blocks[:k]
 }
+
+// span returns the first and the last index, 0 and 0 if the log is empty.
+func (s *logSizes) span() (first, last uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.blocks) == 0 {
+		return 0, 0
+	}
+	b := s.blocks[len(s.blocks)-1]
+	return s.blocks[0].first, b.first + b.n - 1
+}
