@@ -23,7 +23,8 @@ type Cut struct {
 	TP TP `json:"tp"`
 	// Index is that of the Raft entry with the refused batch. Two nodes may
 	// propose the same cut: the second must not take what was appended at
-	// Offset after the first.
+	// Offset after the first. A cut whose entry lies before the partition's
+	// last cut has no effect.
 	Index    uint64 `json:"index"`
 	Offset   int64  `json:"offset"`   // of the refused batch
 	Hash     uint64 `json:"hash"`     // Partition.Hash just before it
@@ -87,7 +88,7 @@ func (g *Group) cut(a *Cut) Result {
 	if !ok {
 		return g.notOpen(a.TP)
 	}
-	r := p.refuseCut(a)
+	r := p.refuseCut(a, g.Index)
 	if r.Verdict != Rejected {
 		p.cut(a, g.Index)
 		r.BaseOffset, r.Sequence, r.Epoch = p.NextOffset, p.Sequence, p.Epoch
@@ -98,16 +99,16 @@ func (g *Group) cut(a *Cut) Result {
 
 // refuseCut says why a cut has no effect. It was decided on a state that may
 // have gone on since.
-func (p *Partition) refuseCut(a *Cut) Result {
+func (p *Partition) refuseCut(a *Cut, index uint64) Result {
 	switch seq, _ := p.sequenceAt(a.Offset); {
-	case a.Index == 0:
-		return rejected(codeInvalidRequest, "a cut names the raft entry of the refused batch")
-	case a.Index <= p.lastCut:
-		return rejected(codeInvalidRequest, "the cut of entry %d comes after the one at %d", a.Index, p.lastCut)
+	case a.Index == 0 || a.Index >= index:
+		return rejected(codeInvalidRequest, "a cut names the raft entry of the refused batch, not %d", a.Index)
+	case a.Index < p.lastCut: // what stands in the cut's own entry stands behind it
+		return rejected(codeInvalidRequest, "entry %d lies before the cut at %d", a.Index, p.lastCut)
 	case a.Offset >= p.NextOffset || a.Offset < p.LogStart:
 		return rejected(codeOffsetOutOfRange, "offset %d is not within [%d,%d)", a.Offset, p.LogStart, p.NextOffset)
-	case a.Offset > p.LastBatch.Base && p.LastBatch.Count > 0:
-		return rejected(codeInvalidRequest, "offset %d lies within the batch at %d", a.Offset, p.LastBatch.Base)
+	case !p.boundary(a.Offset):
+		return rejected(codeInvalidRequest, "offset %d lies within a batch", a.Offset)
 	case a.Offset > p.EpochStart && a.Sequence != seq:
 		return rejected(codeInvalidRequest, "sequence %d at offset %d, not %d", seq, a.Offset, a.Sequence)
 	}
@@ -115,6 +116,22 @@ func (p *Partition) refuseCut(a *Cut) Result {
 		return rejected(codeInvalidRequest, "hash %016x at offset %d, not %016x", p.Checkpoints[i].Hash, a.Offset, a.Hash)
 	}
 	return Result{}
+}
+
+// boundary says whether a batch may begin at an offset below the log end, as
+// far as batches are remembered.
+func (p *Partition) boundary(offset int64) bool {
+	if l := &p.LastBatch; l.Count > 0 && offset > l.Base {
+		return false
+	}
+	for e := p.recent.Front(); e != nil; e = e.Next() {
+		for _, k := range e.Value.(*producer).kept {
+			if k.offset < offset && offset < k.offset+int64(k.count) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func checkpointAt(c Checkpoint, offset int64) int { return cmp.Compare(c.Offset, offset) }
