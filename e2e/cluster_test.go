@@ -224,7 +224,12 @@ func (s *status) complete(nodes int) error {
 // are identical.
 func (c *cluster) verify() {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), 2*time.Minute)
+	c.verifyWithin(2 * time.Minute)
+}
+
+func (c *cluster) verifyWithin(limit time.Duration) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), limit)
 	defer cancel()
 	begin := time.Now()
 	out, err := c.nodes[0].cli(ctx, "verify", "-o", "json")
