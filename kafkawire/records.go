@@ -197,6 +197,9 @@ func (c *recordCheck) record() *Refusal {
 	if offsetDelta != int64(c.index) {
 		return c.refuse(kerr.InvalidRecord, "offset delta is %d, must be %d", offsetDelta, c.index)
 	}
+	if c.batch.BaseTimestamp()+timeDelta == fillerTimestampMs && c.fillerKey() {
+		return c.refuse(kerr.InvalidRecord, "the key %s with timestamp %d stands for offsets without a record", fillerKey, fillerTimestampMs)
+	}
 	return c.payload()
 }
 
