@@ -95,6 +95,11 @@ func TestApplyRefusesWhatItDoesNotKnow(t *testing.T) {
 		"length not canonical": {[]byte{1, 0, byte(KindClose), 0x82, 0x00, '{', '}'}, ErrCorruptEntry},
 		"kind 0":               {raw(0, "{}"), ErrUnknownCommand},
 		"kind of tomorrow":     {raw(99, "{}"), ErrUnknownCommand},
+		"the next kind":        {raw(KindRecover+1, "{}"), ErrUnknownCommand},
+		"the catalog's next":   {raw(KindEndRebuild+1, "{}"), ErrUnknownCommand},
+		"recovery too large":   {raw(KindRecover, `{"number":32768}`), ErrCorruptEntry},
+		"cut, unknown field":   {raw(KindCut, `{"tp":{"Topic":7,"Partition":3},"all":true}`), ErrCorruptEntry},
+		"log start, not JSON":  {raw(KindLogStart, `4`), ErrCorruptEntry},
 		"unknown field":        {raw(KindClose, `{"level":1,"topic":7,"name":"t","force":true}`), ErrCorruptEntry},
 		"not JSON":             {raw(KindClose, `level`), ErrCorruptEntry},
 		"no body":              {raw(KindClose, ``), ErrCorruptEntry},
@@ -123,6 +128,41 @@ func TestApplyRefusesWhatItDoesNotKnow(t *testing.T) {
 				t.Errorf("the next batch stands at %d", r.BaseOffset)
 			}
 		})
+	}
+}
+
+// Entries as the first build of this format wrote them, put together by hand:
+// a log is read by every build that comes after.
+func TestOldEntriesAreUnderstood(t *testing.T) {
+	entry := func(kind Kind, body string) []byte {
+		return append([]byte{1, 5, byte(kind), byte(len(body))}, body...)
+	}
+	batch := string(makeBatch(batchSpec{pid: 100, size: 9}))
+	g := NewGroup(CatalogGroup)
+	for i, raw := range [][]byte{
+		entry(16, `{"node":{"id":1,"incarnation":"x","rack":"r","listeners":{"P":"h:1"},"admin":"a","raft":"b"}}`),
+		entry(17, `{"name":"t","partitions":3,"groups":1,"config":{"a":"b"}}`),
+		entry(2, `{"level":2,"topic":1,"name":"t","total":3,"partitions":[0,1,2],"config":{"a":"b"}}`),
+		entry(18, `{"topic":1,"partitions":3}`),
+		entry(22, `{"count":1000}`),
+		entry(23, `{"slots":[{"slot":4,"node":1,"epoch":0}]}`),
+		entry(1, "\x01\x02"+batch),
+		entry(21, `{"topic":1,"total":4,"groups":1}`),
+		entry(19, `{"topic":1}`),
+		entry(3, `{"level":9,"topic":1,"name":"t"}`),
+		entry(20, `{"topic":1}`),
+	} {
+		if p := g.Partitions[TP{1, 2}]; i == 7 && (p == nil || p.NextOffset != 1) {
+			t.Errorf("after an append: %s", dump(g))
+		}
+		results, err := g.Apply(uint64(i+1), raw)
+		if err != nil || len(results) != 1 || results[0].Verdict == Rejected {
+			t.Errorf("entry %d: %+v, %v", i, results, err)
+		}
+		g = again(t, g)
+	}
+	if g.ClockMs != 55 || len(g.Partitions) != 0 || len(g.Topics) != 0 || len(g.Catalog.Topics) != 0 || len(g.Catalog.Nodes) != 1 || g.Catalog.Coordinators[4].Node != 1 {
+		t.Errorf("in the end: %s", dump(g))
 	}
 }
 

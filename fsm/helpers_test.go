@@ -50,14 +50,14 @@ var testTP = TP{Topic: 7, Partition: 3}
 
 // machine is a group whose entries a test numbers by itself.
 type machine struct {
-	t *testing.T
+	t testing.TB
 	*Group
 }
 
-func newMachine(t *testing.T, id uint32) *machine { return &machine{t, NewGroup(id)} }
+func newMachine(t testing.TB, id uint32) *machine { return &machine{t, NewGroup(id)} }
 
 // openMachine is a group other than the catalog's with testTP open.
-func openMachine(t *testing.T) *machine {
+func openMachine(t testing.TB) *machine {
 	m := newMachine(t, 1)
 	m.one(Control(KindOpen, Open{Level: 1, Topic: testTP.Topic, Name: "t", Total: 4, Partitions: []int32{testTP.Partition}}))
 	return m

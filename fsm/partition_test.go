@@ -149,6 +149,30 @@ func TestProducersExpireByEntriesAlone(t *testing.T) {
 	}
 }
 
+// A leader whose clock is ahead, by an hour or by weeks, expires nobody: it is
+// one step of a minute at most, on every node alike (design-review, finding 18).
+func TestALeaderAheadExpiresNothing(t *testing.T) {
+	for name, ahead := range map[string]uint32{"an hour": 3600_000, "49 days": math.MaxUint32} {
+		m := openMachine(t)
+		for pid := range int64(20) {
+			m.send(batchSpec{pid: 100 + pid})
+		}
+		m.entry(ahead)
+		if m.ClockMs != MaxElapsedMs {
+			t.Errorf("%s: the clock went on by %d ms", name, m.ClockMs)
+		}
+		m.Group = again(t, m.Group)
+		for pid := range int64(20) {
+			if r := m.send(batchSpec{pid: 100 + pid}); r.Verdict != Duplicate || r.BaseOffset != pid {
+				t.Errorf("%s: producer %d was forgotten: %+v", name, pid, r)
+			}
+		}
+		if m.Partitions[testTP].forgot {
+			t.Errorf("%s: somebody was forgotten", name)
+		}
+	}
+}
+
 func TestOldestProducerLeavesFirst(t *testing.T) {
 	m := openMachine(t)
 	for i := range int64(MaxProducers) {

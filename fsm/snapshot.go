@@ -110,7 +110,7 @@ func decodeGroup(data []byte) (*Group, error) {
 	r := &stateReader{rest: data[head:end]}
 	g := NewGroup(uint32(r.number("group", 1<<32-1)))
 	g.Index = r.number("index", 1<<64-1)
-	g.ClockMs = r.int63("clock")
+	g.ClockMs = r.int62("clock")
 	g.Level = r.number("level", 1<<64-1)
 	g.Shape = r.number("shape", 1<<64-1)
 	g.Recovery = int16(r.number("recovery number", 1<<15-1))
@@ -218,6 +218,9 @@ func (s *catalogState) catalog(r *stateReader) *Catalog {
 	}
 	for i := range s.Topics {
 		t := &s.Topics[i]
+		if t.ID >= c.nextTopic {
+			r.fail("topic %d, but the next one is %d", t.ID, c.nextTopic)
+		}
 		c.Topics[t.ID], c.byName[t.Name] = t, t.ID
 	}
 	for _, l := range s.Rebuilds {

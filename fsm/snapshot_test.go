@@ -2,11 +2,18 @@ package fsm
 
 import (
 	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"hash/crc32"
+	"os"
+	"strings"
 	"testing"
+	"testing/quick"
 )
 
 // again encodes a group and decodes it; the copy must be the same.
-func again(t *testing.T, g *Group) *Group {
+func again(t testing.TB, g *Group) *Group {
 	t.Helper()
 	raw := g.Encode()
 	c, err := DecodeGroup(raw)
@@ -33,4 +40,191 @@ func TestStatesSurviveTheCodec(t *testing.T) {
 			again(t, m.Group)
 		}
 	}
+}
+
+// fullState is a state in which every field of the encoding has something.
+func fullState(t testing.TB) *Group {
+	m := newMachine(t, CatalogGroup)
+	for _, raw := range someEntries() {
+		if _, err := m.Apply(m.Index+1, raw); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.one(Control(KindCreateTopic, CreateTopic{Name: "kept", Partitions: 2, Groups: 2, Config: map[string]string{"k": "v"}}))
+	m.one(Control(KindTakeRebuild, TakeRebuild{Topic: 2, Node: 1}))
+	m.one(Control(KindOpen, Open{Level: 9, Topic: 2, Name: "kept", Total: 2, Partitions: []int32{0}}))
+	for i := range int32(8) {
+		m.entry(1000, AppendCommand(testTP, makeBatch(batchSpec{pid: 500, seq: i, size: 10})), AppendCommand(testTP, makeBatch(batchSpec{pid: 501, seq: 2 * i, count: 2})))
+	}
+	m.one(AppendCommand(testTP, makeBatch(batchSpec{size: CheckpointBytes})))
+	m.send(batchSpec{pid: 502, epoch: 3, seq: 0, count: 9})
+	m.Partitions[testTP].forgot = true
+	return m.Group
+}
+
+// TestStateFormat pins the bytes: a node starts from a snapshot that another
+// build took. Do not change the file without a new StateVersion.
+func TestStateFormat(t *testing.T) {
+	const file = "testdata/state-v1.hex"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := hex.DecodeString(strings.Join(strings.Fields(string(text)), ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := fullState(t)
+	if got := g.Encode(); !bytes.Equal(got, want) {
+		t.Errorf("%s has other bytes than a state of this build:\n%x", file, got)
+	}
+	c, err := DecodeGroup(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if dump(c) != dump(g) || c.Index != g.Index || c.ClockMs != g.ClockMs {
+		t.Errorf("%s is\n%s\nwant\n%s", file, dump(c), dump(g))
+	}
+}
+
+// seal puts a state's checksum behind it.
+func seal(body []byte) []byte {
+	return binary.LittleEndian.AppendUint32(bytes.Clone(body), crc32.Checksum(body, castagnoli))
+}
+
+func TestBrokenStatesAreRefused(t *testing.T) {
+	raw := fullState(t).Encode()
+	for n := range raw {
+		if _, err := DecodeGroup(raw[:n]); !errors.Is(err, ErrCorruptState) {
+			t.Fatalf("the first %d bytes: %v", n, err)
+		}
+		flipped := bytes.Clone(raw)
+		flipped[n] ^= 0x10
+		if _, err := DecodeGroup(flipped); !errors.Is(err, ErrCorruptState) && !errors.Is(err, ErrUnknownState) {
+			t.Fatalf("a flipped bit in byte %d: %v", n, err)
+		}
+	}
+	if _, err := DecodeGroup(append(bytes.Clone(raw), 0)); !errors.Is(err, ErrCorruptState) {
+		t.Errorf("a byte too much: %v", err)
+	}
+	body := raw[:len(raw)-4]
+	if _, err := DecodeGroup(seal(append(bytes.Clone(body), 0))); !errors.Is(err, ErrCorruptState) {
+		t.Errorf("a byte too much, with its checksum: %v", err)
+	}
+	tomorrow := bytes.Clone(body)
+	tomorrow[3] = StateVersion + 1
+	if _, err := DecodeGroup(seal(tomorrow)); !errors.Is(err, ErrUnknownState) {
+		t.Errorf("another version: %v", err)
+	}
+}
+
+// Bytes with a good checksum that Encode did not write are refused, or are
+// some state's only encoding.
+func TestOneStateHasOneEncoding(t *testing.T) {
+	raw := fullState(t).Encode()
+	body := raw[:len(raw)-4]
+	refused := 0
+	for n := range body {
+		for _, v := range []byte{0, 1, 0x7f, 0x80, 0xff, body[n] + 1, body[n] - 1} {
+			other := bytes.Clone(body)
+			other[n] = v
+			if checkDecode(t, seal(other)) == nil {
+				refused++
+			}
+		}
+		if checkDecode(t, seal(body[:n])) != nil {
+			t.Fatalf("the first %d bytes are a state", n)
+		}
+	}
+	if refused < len(body) {
+		t.Errorf("only %d of %d changes were refused", refused, 7*len(body))
+	}
+}
+
+// checkDecode holds the decoder to its promises for any bytes. It returns nil
+// for what is refused.
+func checkDecode(t *testing.T, raw []byte) *Group {
+	t.Helper()
+	g, err := DecodeGroup(raw)
+	if err != nil {
+		if g != nil || !errors.Is(err, ErrCorruptState) && !errors.Is(err, ErrUnknownState) {
+			t.Fatalf("%v, %v", g, err)
+		}
+		return nil
+	}
+	if b := g.Encode(); !bytes.Equal(b, raw) {
+		t.Fatalf("two encodings of one state:\n%x\n%x", raw, b)
+	}
+	return g
+}
+
+// What a hostile count promises takes no memory.
+func TestCountsAreCheckedBeforeMemoryIsTaken(t *testing.T) {
+	head := []byte{'L', 'S', 'G', StateVersion, 1, 0, 0, 0, 0, 0}
+	huge := binary.AppendUvarint(nil, 1<<40)
+	open := appendBytes([]byte{1}, mustJSON(&Open{Topic: 1, Name: "t"}))
+	partition := []byte{1, 0, 1, 't', 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 0}
+	for name, body := range map[string][]byte{
+		"topics":      huge,
+		"a topic":     append([]byte{1}, huge...),
+		"partitions":  append([]byte{0}, huge...),
+		"name":        bytes.Join([][]byte{open, {1, 1, 0}, huge, make([]byte, 30)}, nil),
+		"checkpoints": bytes.Join([][]byte{open, {1}, partition, huge, make([]byte, 30)}, nil),
+		"producers":   bytes.Join([][]byte{open, {1}, partition, {0, 0}, huge, make([]byte, 30)}, nil),
+	} {
+		raw := seal(append(bytes.Clone(head), body...))
+		allocated := testing.AllocsPerRun(1, func() {
+			if checkDecode(t, raw) != nil {
+				t.Errorf("%s: not refused", name)
+			}
+		})
+		if allocated > 200 {
+			t.Errorf("%s: %v allocations", name, allocated)
+		}
+	}
+	good := bytes.Join([][]byte{head, open, {1}, partition, {0, 0, 0, 0}}, nil)
+	if checkDecode(t, seal(good)) == nil {
+		_, err := DecodeGroup(seal(good))
+		t.Errorf("what the cases are made from is itself refused: %v", err)
+	}
+	if err := quick.Check(func(b []byte) bool { checkDecode(t, seal(append(bytes.Clone(head), b...))); return true }, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func FuzzDecodeGroup(f *testing.F) {
+	for _, g := range []*Group{NewGroup(0), NewGroup(1), fullState(f)} {
+		raw := g.Encode()
+		f.Add(raw[4 : len(raw)-4])
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if len(body) > 0 {
+			checkDecode(t, body)
+		}
+		g := checkDecode(t, seal(append([]byte{'L', 'S', 'G', StateVersion}, body...)))
+		if g == nil || !young(g) {
+			return
+		}
+		// What was let in must be fit to go on with.
+		for i, raw := range someEntries() {
+			if _, err := g.Apply(g.Index+1, raw); err != nil {
+				t.Fatalf("entry %d: %v", i, err)
+			}
+		}
+		if _, err := DecodeGroup(g.Encode()); err != nil {
+			t.Fatalf("after some entries: %v\n%s", err, dump(g))
+		}
+	})
+}
+
+// young says that no number of a state is about to run out.
+func young(g *Group) bool {
+	ok := g.Index < 1<<60 && g.ClockMs < 1<<60
+	for _, p := range g.Partitions {
+		ok = ok && p.NextOffset < 1<<60 && p.marks.bytes < 1<<60
+	}
+	if c := g.Catalog; c != nil {
+		ok = ok && c.nextTopic < 1<<60 && c.nextProducer < 1<<60
+	}
+	return ok
 }

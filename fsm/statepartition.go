@@ -81,14 +81,14 @@ func appendNumbers(b []byte, vs ...int64) []byte {
 func (r *stateReader) partition(nowMs int64) *Partition {
 	tp := TP{Topic: r.number("topic id", math.MaxUint64), Partition: int32(uint32(r.number("partition", math.MaxUint32)))}
 	p := newPartition(tp, r.string("topic name"), 0)
-	p.NextOffset = r.int63("next offset")
+	p.NextOffset = r.int62("next offset")
 	p.Sequence = r.int31("sequence")
 	p.Hash = r.uint64("hash")
 	p.LogStart = int64(r.number("log start", uint64(p.NextOffset)))
 	p.Epoch = r.int15("epoch")
 	p.EpochStart = int64(r.number("epoch start", uint64(p.NextOffset)))
 	p.marks.coarse = byte(r.number("coarseness", maxCoarse))
-	p.marks.bytes = r.int63("bytes since the last checkpoint")
+	p.marks.bytes = r.int62("bytes since the last checkpoint")
 	p.lastCut = r.number("last cut", math.MaxUint64)
 	if l := &p.LastBatch; r.lastBatch(l) && l.Base+int64(l.Count) != p.NextOffset {
 		r.fail("last batch of %s ends at %d, the log at %d", tp, l.Base+int64(l.Count), p.NextOffset)
@@ -114,8 +114,7 @@ func (r *stateReader) lastBatch(l *Placed) bool {
 	if l.Count = r.int31("last batch"); l.Count == 0 {
 		return false
 	}
-	// Far from where a sum with a count would overflow.
-	l.Base = int64(r.number("base of the last batch", math.MaxInt64-math.MaxInt32))
+	l.Base = r.int62("base of the last batch")
 	l.CRC = r.uint32("CRC of the last batch")
 	l.Sequence = r.int31("sequence of the last batch")
 	l.Epoch = r.int15("epoch of the last batch")

@@ -38,6 +38,9 @@ func (r *stateReader) number(what string, limit uint64) uint64 {
 	return v
 }
 
+// int62 reads a number that can still grow for ever.
+func (r *stateReader) int62(what string) int64 { return int64(r.number(what, 1<<62)) }
+
 func (r *stateReader) int63(what string) int64 { return int64(r.number(what, math.MaxInt64)) }
 func (r *stateReader) int31(what string) int32 { return int32(r.number(what, math.MaxInt32)) }
 func (r *stateReader) int15(what string) int16 { return int16(r.number(what, math.MaxInt16)) }
