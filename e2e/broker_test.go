@@ -28,6 +28,7 @@ type broker struct {
 	port           int
 	controllerPort int
 	extraFlags     []string
+	embedded       string // the lockstep binary whose embedded broker stands in for Kafka; empty: Kafka
 	proc           *process
 }
 
@@ -55,14 +56,25 @@ func newBroker(t *testing.T, dir string, nodeID int) *broker {
 func makeBroker(t *testing.T, dir string, nodeID int) *broker {
 	t.Helper()
 	b := &broker{dist: kafka(t), dir: dir, nodeID: nodeID, port: freePort(t), controllerPort: freePort(t)}
-	t.Cleanup(func() {
-		if b.proc != nil {
-			if err := b.proc.kill9(); err != nil {
-				t.Error(err)
-			}
-		}
-	})
+	t.Cleanup(func() { b.cleanUp(t) })
 	return b
+}
+
+// makeEmbedded is makeBroker for the fake broker of lockstep demo, which starts
+// in a moment. It forgets its producers on kill -9: it may only be stopped.
+func makeEmbedded(t *testing.T, dir, binary string) *broker {
+	t.Helper()
+	b := &broker{dir: dir, port: freePort(t), embedded: binary}
+	t.Cleanup(func() { b.cleanUp(t) })
+	return b
+}
+
+func (b *broker) cleanUp(t *testing.T) {
+	if b.proc != nil {
+		if err := b.proc.kill9(); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 func (b *broker) addr() string    { return loopback(b.port) }
@@ -109,6 +121,9 @@ func (b *broker) format(ctx context.Context) error {
 	if err := os.MkdirAll(b.dir, 0o755); err != nil {
 		return fmt.Errorf("make broker directory: %w", err)
 	}
+	if b.embedded != "" {
+		return nil
+	}
 	conf := filepath.Join(b.dir, "server.properties")
 	if err := os.WriteFile(conf, []byte(b.properties()), 0o644); err != nil {
 		return fmt.Errorf("write broker configuration: %w", err)
@@ -131,8 +146,7 @@ func (b *broker) start(ctx context.Context) error {
 
 // spawn starts the process and does not wait for it to serve.
 func (b *broker) spawn() error {
-	flags := append(slices.Clone(b.extraFlags), b.dist.jvmFlags(384, filepath.Join(b.dir, "broker.log"))...)
-	cmd := exec.Command(b.dist.java, append(flags, "kafka.Kafka", filepath.Join(b.dir, "server.properties"))...)
+	cmd := b.command()
 	out, err := os.OpenFile(b.outFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return fmt.Errorf("open broker output: %w", err)
@@ -141,6 +155,14 @@ func (b *broker) spawn() error {
 	cmd.Stdout, cmd.Stderr = out, out
 	b.proc, err = startProcess(fmt.Sprintf("kafka-%d", b.nodeID), cmd)
 	return err
+}
+
+func (b *broker) command() *exec.Cmd {
+	if b.embedded != "" {
+		return exec.Command(b.embedded, "embedded-broker", "--listen", b.addr(), "--data-dir", b.dataDir())
+	}
+	flags := append(slices.Clone(b.extraFlags), b.dist.jvmFlags(384, filepath.Join(b.dir, "broker.log"))...)
+	return exec.Command(b.dist.java, append(flags, "kafka.Kafka", filepath.Join(b.dir, "server.properties"))...)
 }
 
 // waitReady returns when the broker lists itself, which it does once it is

@@ -35,6 +35,10 @@ type clusterOpts struct {
 	via      func(*broker) string        // where a proxy looks for its broker
 	settings func(*node) []string        // key=value for --set
 	prepare  func(t *testing.T, b *node) // before anything is started
+	embedded bool                        // brokers that are fakes, and start in a moment
+	groups   int                         // of Raft, in place of E2E_GROUPS
+	program  *program                    // in place of the binary under test
+	peerAddr func(from, to *node) string // where one node looks for another
 }
 
 // newCluster starts everything and returns when status calls it healthy.
@@ -61,12 +65,25 @@ func newClusterWith(t *testing.T, o clusterOpts) *cluster {
 		o.via = (*broker).addr
 	}
 	groups, logStore := envInt(t, "E2E_GROUPS", 3), envOr("E2E_LOG_STORE", "boltdb")
+	if o.groups > 0 {
+		groups = o.groups
+	}
 	bin := lockstepBinary(t)
+	if o.program != nil {
+		bin = o.program.get(t)
+	}
 	begin := time.Now()
 	for i, brokerID := range []int{11, 27, 305} {
+		dir := filepath.Join(c.dir, fmt.Sprintf("kafka%d", i+1))
+		var b *broker
+		if o.embedded {
+			b = makeEmbedded(t, dir, bin)
+		} else {
+			b = makeBroker(t, dir, brokerID)
+		}
 		c.nodes = append(c.nodes, &node{
 			id: i + 1, bin: bin, dir: filepath.Join(c.dir, fmt.Sprintf("node%d", i+1)),
-			broker:    makeBroker(t, filepath.Join(c.dir, fmt.Sprintf("kafka%d", i+1)), brokerID),
+			broker:    b,
 			kafkaPort: freePort(t), raftPort: freePort(t), adminPort: freePort(t),
 		})
 	}
@@ -90,6 +107,9 @@ func newClusterWith(t *testing.T, o clusterOpts) *cluster {
 	c.startBrokers()
 	for _, n := range c.nodes {
 		n.upstream = o.via(n.broker)
+		if o.peerAddr != nil {
+			n.peerAddr = func(to *node) string { return o.peerAddr(n, to) }
+		}
 		if err := n.writeConfig(c.nodes, filepath.Base(c.dir), groups, logStore); err != nil {
 			t.Fatal(err)
 		}

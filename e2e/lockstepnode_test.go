@@ -62,44 +62,62 @@ type (
 	}
 )
 
-// built is the lockstep binary of this run.
-var built struct {
-	once sync.Once
-	dir  string
-	path string
-	err  error
+// program is a lockstep binary of this run.
+type program struct {
+	variable string // of the environment: a binary to use instead of building one
+	tags     string
+	once     sync.Once
+	dir      string
+	path     string
+	err      error
 }
+
+var (
+	built = program{variable: "LOCKSTEP_BIN"}
+	// sabotaged can be killed at named places, and made to make mistakes.
+	sabotaged = program{variable: "LOCKSTEP_TEST_BIN", tags: "failpoints,mutants"}
+)
 
 // lockstepBinary returns the binary under test; the first call builds it.
 func lockstepBinary(t *testing.T) string {
 	t.Helper()
-	built.once.Do(func() {
-		if built.path = os.Getenv("LOCKSTEP_BIN"); built.path != "" {
-			return
-		}
-		if built.dir, built.err = os.MkdirTemp("", "lockstep-bin-*"); built.err != nil {
-			return
-		}
-		built.path = filepath.Join(built.dir, "lockstep")
-		args := []string{"build", "-o", built.path}
-		if os.Getenv("E2E_RACE") == "1" {
-			args = append(args, "-race")
-		}
-		cmd := exec.Command("go", append(args, "./cmd/lockstep")...)
-		cmd.Dir = ".."
-		if out, err := cmd.CombinedOutput(); err != nil {
-			built.err = fmt.Errorf("build lockstep: %w\n%s", err, out)
-		}
-	})
-	if built.err != nil {
-		t.Fatal(built.err)
+	return built.get(t)
+}
+
+func (p *program) get(t *testing.T) string {
+	t.Helper()
+	p.once.Do(func() { p.err = p.build() })
+	if p.err != nil {
+		t.Fatal(p.err)
 	}
-	return built.path
+	return p.path
+}
+
+func (p *program) build() (err error) {
+	if p.path = os.Getenv(p.variable); p.path != "" {
+		return nil
+	}
+	if p.dir, err = os.MkdirTemp("", "lockstep-bin-*"); err != nil {
+		return err
+	}
+	p.path = filepath.Join(p.dir, "lockstep")
+	args := []string{"build", "-o", p.path, "-tags", p.tags}
+	if os.Getenv("E2E_RACE") == "1" {
+		args = append(args, "-race")
+	}
+	cmd := exec.Command("go", append(args, "./cmd/lockstep")...)
+	cmd.Dir = ".."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build lockstep: %w\n%s", err, out)
+	}
+	return nil
 }
 
 func removeBuilt() {
-	if built.dir != "" {
-		_ = os.RemoveAll(built.dir)
+	for _, p := range []*program{&built, &sabotaged} {
+		if p.dir != "" {
+			_ = os.RemoveAll(p.dir)
+		}
 	}
 }
 
@@ -110,8 +128,10 @@ type node struct {
 	dir       string
 	bin       string
 	broker    *broker
-	upstream  string   // where the proxy looks for its broker
-	settings  []string // key=value, given with --set
+	upstream  string                // where the proxy looks for its broker
+	settings  []string              // key=value, given with --set
+	env       []string              // added to the environment of the proxy
+	peerAddr  func(to *node) string // where this node finds another; nil: where that one listens
 	kafkaPort int
 	raftPort  int
 	adminPort int
@@ -140,7 +160,11 @@ func (n *node) writeConfig(all []*node, clusterID string, groups int, logStore s
 		Log:                 logSection{Level: envOr("E2E_LOG_LEVEL", "info"), Format: "text"},
 	}
 	for _, p := range all {
-		c.Raft.Peers = append(c.Raft.Peers, raftPeer{ID: p.id, Address: p.raftAddr()})
+		at := p.raftAddr()
+		if p != n && n.peerAddr != nil {
+			at = n.peerAddr(p)
+		}
+		c.Raft.Peers = append(c.Raft.Peers, raftPeer{ID: p.id, Address: at})
 	}
 	b, err := yaml.Marshal(c)
 	if err != nil {
@@ -165,6 +189,7 @@ func (n *node) startProxy(t *testing.T) {
 		args = append(args, "--set", set)
 	}
 	cmd := exec.Command(n.bin, args...)
+	cmd.Env = append(os.Environ(), n.env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	if n.proc, err = startProcess(fmt.Sprintf("lockstep-%d", n.id), cmd); err != nil {
 		t.Fatal(err)

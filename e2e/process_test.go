@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -202,4 +203,11 @@ func TestLeftProcessesSeesAChild(t *testing.T) {
 	if has() {
 		t.Errorf("child %d was killed and is still there", p.pid)
 	}
+}
+
+// commandTo is a command whose output goes to w.
+func commandTo(w io.Writer, name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(name, args...)
+	cmd.Stdout, cmd.Stderr = w, w
+	return cmd
 }
