@@ -30,6 +30,8 @@ var (
 	ErrNoTopic = errors.New("no such topic or partition on the broker")
 	// ErrTopicExists is returned when a topic to be created exists already.
 	ErrTopicExists = errors.New("topic exists on the broker")
+	// ErrPolicy is returned when the topic's cleanup.policy does not allow it.
+	ErrPolicy = errors.New("the topic's cleanup.policy does not allow it")
 )
 
 // CodeError is an error code of the Kafka protocol answered by the broker. It

@@ -64,6 +64,7 @@ func TestKafkaReader(t *testing.T) {
 func TestKafkaDeletedRecords(t *testing.T) {
 	addr := kafkaAddr(t)
 	checkDeletedRecords(t, addr, kafkaTopic(t, addr, 1))
+	checkRange(t, addr, kafkaTopic(t, addr, 1))
 }
 
 func TestKafkaBrokerDefaults(t *testing.T) {

@@ -226,18 +226,24 @@ func walk(records []byte, want scanRange, fn func([]byte, span) error) (next int
 	return next, 0, nil
 }
 
-// fetch asks for records from an offset on, sessionless and without waiting.
 func (r *Reader) fetch(ctx context.Context, want scanRange) ([]byte, error) {
+	records, _, err := r.fetchFrom(ctx, want)
+	return records, err
+}
+
+// fetchFrom asks for records from an offset on, sessionless and without
+// waiting. The log start offset is -1 from brokers that do not say it.
+func (r *Reader) fetchFrom(ctx context.Context, want scanRange) (records []byte, start int64, err error) {
 	resp, err := r.caller.call(ctx, true, func(v versions) (kmsg.Request, error) {
 		version, err := v.pick(kmsg.Fetch, minFetchVersion, maxFetchVersion)
 		return fetchRequest(version, want), err
 	})
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	answer := resp.(*kmsg.FetchResponse)
 	if err := codeError(answer.ErrorCode, nil); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	for _, t := range answer.Topics {
 		for _, p := range t.Partitions {
@@ -248,10 +254,10 @@ func (r *Reader) fetch(ctx context.Context, want scanRange) ([]byte, error) {
 			if p.ErrorCode == kerr.OffsetOutOfRange.Code {
 				err = fmt.Errorf("%w: %w", ErrNoBatch, err)
 			}
-			return p.RecordBatches, err
+			return p.RecordBatches, p.LogStartOffset, err
 		}
 	}
-	return nil, fmt.Errorf("%w: Fetch without the partition", ErrMalformed)
+	return nil, 0, fmt.Errorf("%w: Fetch without the partition", ErrMalformed)
 }
 
 func fetchRequest(version int16, want scanRange) *kmsg.FetchRequest {
