@@ -1,13 +1,16 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"lockstep/fsm"
+	"lockstep/internal/apply"
 	"lockstep/internal/node"
 	"lockstep/transport"
 )
@@ -43,9 +46,25 @@ type GroupReport struct {
 	Commit  uint64 `json:"commit"`
 	Applied uint64 `json:"applied"` // last entry with commands
 	Broker  uint64 `json:"broker"`  // its broker has everything up to here
+	Trusted uint64 `json:"trusted"` // and holds everything up to here through a power cut
 	// NotReady are the partitions that this leader cannot serve.
 	NotReady    []fsm.TP `json:"not_ready,omitempty"`
 	Quarantined []string `json:"quarantined,omitempty"` // "topic/partition: reason"
+	// Unsound counts the partitions of which the node's broker has no sound
+	// copy: quarantined, made anew, or not copied to the end.
+	Unsound int `json:"unsound,omitempty"`
+	// Troubled are partitions that are not ready, at most maxTroubled of them.
+	Troubled []apply.PartitionStatus `json:"troubled,omitempty"`
+}
+
+// maxTroubled bounds what an announcement says of partitions in trouble: it
+// travels four times a second.
+const maxTroubled = 32
+
+// unsound says that a partition in that state has no sound copy on its broker,
+// and will not have one soon. What is being attached will.
+func unsound(s apply.State) bool {
+	return s == apply.StateQuarantined || s == apply.StateRebuilding || s == apply.StateCopying
 }
 
 // Announcement is what every node tells every other, often.
@@ -149,12 +168,8 @@ func (c *Cluster) describeGroup(g *node.Group) GroupReport {
 	}
 	rep.Role, rep.Term, rep.Commit = roleName(r.State()), r.CurrentTerm(), r.CommitIndex()
 	st := c.applier.Status(g.ID)
-	rep.Broker = st.BrokerApplied
-	for _, p := range st.Troubled {
-		if p.State == "quarantined" {
-			rep.Quarantined = append(rep.Quarantined, fmt.Sprintf("%s/%d: %s", p.Topic, p.Partition, p.Reason))
-		}
-	}
+	rep.Broker, rep.Trusted = st.BrokerApplied, g.TailIndex()
+	rep.tellTrouble(st.Troubled)
 	l := g.Leading.Get()
 	if l == nil {
 		return rep
@@ -162,6 +177,33 @@ func (c *Cluster) describeGroup(g *node.Group) GroupReport {
 	rep.Leading, rep.Term = true, l.Term
 	rep.NotReady = c.notReady(g, l)
 	return rep
+}
+
+// tellTrouble puts the partitions in trouble into a report, the worst first.
+func (rep *GroupReport) tellTrouble(all []apply.PartitionStatus) {
+	all = slices.Clone(all)
+	slices.SortFunc(all, func(a, b apply.PartitionStatus) int {
+		bad := func(s string) int {
+			if unsound(apply.State(s)) {
+				return 0
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(bad(a.State), bad(b.State)), cmp.Compare(a.TopicID, b.TopicID), cmp.Compare(a.Partition, b.Partition))
+	})
+	for i := range all {
+		p := &all[i]
+		if unsound(apply.State(p.State)) {
+			rep.Unsound++
+		}
+		if len(rep.Troubled) == maxTroubled {
+			continue
+		}
+		rep.Troubled = append(rep.Troubled, *p)
+		if apply.State(p.State) == apply.StateQuarantined {
+			rep.Quarantined = append(rep.Quarantined, fmt.Sprintf("%s/%d: %s", p.Topic, p.Partition, p.Reason))
+		}
+	}
 }
 
 // notReady lists the partitions of a group that this node leads and cannot

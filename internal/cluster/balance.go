@@ -23,6 +23,9 @@ const (
 	handOverPause = 2 * time.Second
 	// handOverTimeout bounds one transfer of leadership.
 	handOverTimeout = 3 * time.Second
+	// steadyFor is how long a node must have been well before it is given a
+	// group for the sake of one partition.
+	steadyFor = time.Second
 	// closeBehind is the lag, in entries, up to which a broker counts as
 	// having everything; the rest follows in the time a transfer takes.
 	closeBehind = 64
@@ -90,11 +93,8 @@ func (c *Cluster) betterPlace(g *node.Group, l *node.Leadership, wellSince map[i
 		}
 		return 0, ""
 	}
-	if mine := news[c.cfg.Self]; mine != nil && own.Up && len(mine.Groups[g.ID].Quarantined) > 0 {
-		// One that quarantines nothing does not hand back, so this ends.
-		if to := c.bestOther(g, news); to != 0 && c.caughtUp(g, news[to]) {
-			return to, "node " + itoa(c.cfg.Self) + " quarantines " + mine.Groups[g.ID].Quarantined[0]
-		}
+	if mine := news[c.cfg.Self]; mine != nil && own.Up && mine.Groups[g.ID].Unsound > 0 {
+		return c.sounderPlace(g, &mine.Groups[g.ID], news, wellSince)
 	}
 	home := c.home(g.ID)
 	delay := c.cfg.RebalanceDelay
@@ -107,7 +107,7 @@ func (c *Cluster) betterPlace(g *node.Group, l *node.Leadership, wellSince map[i
 		return 0, ""
 	}
 	since, ok := wellSince[home]
-	if !ok || time.Since(since) < delay || !c.caughtUp(g, news[home]) {
+	if !ok || time.Since(since) < delay || !c.caughtUp(g, news[home]) || news[home].Groups[g.ID].Unsound > 0 {
 		return 0, ""
 	}
 	return home, "node " + itoa(home) + " is the group's home and is well"
@@ -119,19 +119,55 @@ func (c *Cluster) home(group uint32) int32 {
 	return ids[int(group)%len(ids)]
 }
 
-// caughtUp says whether a node's broker has what is applied here, or nearly,
-// and quarantines nothing of the group.
+// sounderPlace returns a node that has sound copies of more of the group's
+// partitions than this one, 0 if there is none. Leadership only ever goes to
+// strictly fewer, and home only to none: three nodes that each lack another
+// partition stay where they are, and the group is not handed around.
+func (c *Cluster) sounderPlace(g *node.Group, mine *GroupReport, news map[int32]*Announcement, wellSince map[int32]time.Time) (int32, string) {
+	to := c.bestOther(g, news)
+	if to == 0 || !c.caughtUp(g, news[to]) || news[to].Groups[g.ID].Unsound >= mine.Unsound {
+		return 0, ""
+	}
+	if since, ok := wellSince[to]; !ok || time.Since(since) < steadyFor {
+		return 0, ""
+	}
+	why := "node " + itoa(c.cfg.Self) + " has no sound copy of " + itoa(int32(mine.Unsound)) + " partitions of it"
+	if len(mine.Quarantined) > 0 {
+		why = "node " + itoa(c.cfg.Self) + " quarantines " + mine.Quarantined[0]
+	}
+	return to, why
+}
+
+// OthersTrusted says whether a majority of the other nodes' brokers hold
+// everything of a group up to an index through a power cut, as far as was heard
+// within the lease. A node that has no sound copy of one of the group's
+// partitions does not count. Any goroutine.
+func (c *Cluster) OthersTrusted(group uint32, index uint64) bool {
+	news, _ := c.roster.fresh()
+	trusted := 0
+	for id := range c.cfg.Peers {
+		a := news[id]
+		if id == c.cfg.Self || !well(a) || int(group) >= len(a.Groups) {
+			continue
+		}
+		if rep := &a.Groups[group]; rep.Unsound == 0 && rep.Trusted >= index {
+			trusted++
+		}
+	}
+	return 2*trusted > len(c.cfg.Peers)-1
+}
+
+// caughtUp says whether a node's broker has what is applied here, or nearly.
 func (c *Cluster) caughtUp(g *node.Group, a *Announcement) bool {
 	if a == nil {
 		return false
 	}
 	rep := a.Groups[g.ID]
-	return rep.Role == "follower" && len(rep.Quarantined) == 0 &&
-		rep.Broker+closeBehind >= g.Log().Applied().Get()
+	return rep.Role == "follower" && rep.Broker+closeBehind >= g.Log().Applied().Get()
 }
 
-// bestOther is the well node that quarantines least of the group, and among
-// those the one whose broker is furthest.
+// bestOther is the well node that has sound copies of most of the group, and
+// among those the one whose broker is furthest.
 func (c *Cluster) bestOther(g *node.Group, news map[int32]*Announcement) int32 {
 	var best int32
 	var its *GroupReport
@@ -141,7 +177,7 @@ func (c *Cluster) bestOther(g *node.Group, news map[int32]*Announcement) int32 {
 			continue
 		}
 		rep := &a.Groups[g.ID]
-		if its == nil || cmp.Or(cmp.Compare(len(its.Quarantined), len(rep.Quarantined)), cmp.Compare(rep.Broker, its.Broker)) > 0 {
+		if its == nil || cmp.Or(cmp.Compare(its.Unsound, rep.Unsound), cmp.Compare(rep.Broker, its.Broker)) > 0 {
 			best, its = id, rep
 		}
 	}

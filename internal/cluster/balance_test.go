@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"lockstep/fsm"
+	"lockstep/internal/apply"
 	"lockstep/internal/node"
 )
 
@@ -90,7 +91,20 @@ func TestBetterPlace(t *testing.T) {
 		}
 		c.roster.put(a)
 	}
-	quarantines := func(_ *Announcement, rep *GroupReport) { rep.Quarantined = []string{"t/0: other bytes"} }
+	lacking := func(n int) func(*Announcement, *GroupReport) {
+		return func(_ *Announcement, rep *GroupReport) {
+			for i := range n {
+				rep.tellTrouble([]apply.PartitionStatus{{Topic: "t", Partition: int32(i), State: string(apply.StateQuarantined), Reason: "other bytes"}})
+			}
+		}
+	}
+	quarantines := lacking(1)
+	copies := func(_ *Announcement, rep *GroupReport) {
+		rep.tellTrouble([]apply.PartitionStatus{{Topic: "t", State: string(apply.StateCopying)}})
+	}
+	attaches := func(_ *Announcement, rep *GroupReport) {
+		rep.tellTrouble([]apply.PartitionStatus{{Topic: "t", State: string(apply.StateAttaching)}})
+	}
 	lags := func(_ *Announcement, rep *GroupReport) { rep.Broker = 0 }
 	long := time.Now().Add(-time.Hour)
 	l := &node.Leadership{Term: 1, Since: long}
@@ -116,6 +130,11 @@ func TestBetterPlace(t *testing.T) {
 		{"quarantine here", up, quarantines, nil, quarantines, 2, well},
 		{"quarantine everywhere", up, quarantines, quarantines, quarantines, 0, well},
 		{"quarantine here, others lag", up, quarantines, lags, lags, 0, well},
+		{"quarantine here, the other just came", up, quarantines, nil, lags, 0, map[int32]time.Time{2: time.Now()}},
+		{"two here, one there", up, lacking(2), quarantines, lacking(3), 2, well},
+		{"one here, two there", up, quarantines, lacking(2), lacking(2), 0, well},
+		{"copying here", up, copies, nil, quarantines, 2, well},
+		{"attaching here", up, attaches, nil, nil, 0, well},
 		{"others are not in the group", down, nil, func(_ *Announcement, rep *GroupReport) { rep.Role = "none" },
 			func(_ *Announcement, rep *GroupReport) { rep.Role = "candidate" }, 0, well},
 	} {
@@ -150,6 +169,50 @@ func TestBetterPlace(t *testing.T) {
 		if to, _ := c.betterPlace(g, &node.Leadership{Term: 1, Since: tc.since}, tc.well); to != tc.want {
 			t.Errorf("%s: to node %d, want %d", tc.name, to, tc.want)
 		}
+	}
+}
+
+// A majority of the others must be known, now, to hold an entry through a power
+// cut; one that lacks a partition does not count.
+func TestOthersTrusted(t *testing.T) {
+	t.Parallel()
+	c := &Cluster{cfg: Config{Self: 1, Peers: map[int32]string{1: "", 2: "", 3: ""}}, roster: roster{news: make(map[int32]*Announcement)}}
+	var number uint64
+	say := func(id int32, trusted uint64, edit func(*Announcement)) {
+		number++
+		a := &Announcement{Node: id, Boot: "b", Number: number, Broker: BrokerReport{Up: true}, Groups: []GroupReport{{}, {Group: 1, Trusted: trusted}}}
+		if edit != nil {
+			edit(a)
+		}
+		c.roster.put(a)
+	}
+	say(1, 1000, nil)
+	if c.OthersTrusted(1, 0) {
+		t.Error("nobody else was heard of")
+	}
+	say(2, 100, nil)
+	say(3, 50, nil)
+	if !c.OthersTrusted(1, 50) || c.OthersTrusted(1, 51) || c.OthersTrusted(7, 0) {
+		t.Error("two others hold 50, one of them 100")
+	}
+	for what, edit := range map[string]func(*Announcement){
+		"its broker is down": func(a *Announcement) { a.Broker.Up = false },
+		"it stops":           func(a *Announcement) { a.Stopping = true },
+		"it has a problem":   func(a *Announcement) { a.Problem = "a wiped disk" },
+		"it lacks a partition": func(a *Announcement) {
+			a.Groups[1].tellTrouble([]apply.PartitionStatus{{State: string(apply.StateCopying)}})
+		},
+	} {
+		if say(3, 100, edit); c.OthersTrusted(1, 50) {
+			t.Errorf("%s, and it counts", what)
+		}
+	}
+	if say(3, 100, nil); !c.OthersTrusted(1, 100) {
+		t.Error("both hold it")
+	}
+	c.roster.news[3].heard = time.Now().Add(-lease)
+	if c.OthersTrusted(1, 50) {
+		t.Error("old news count")
 	}
 }
 

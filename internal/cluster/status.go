@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"lockstep/fsm"
+	"lockstep/internal/apply"
 )
 
 func itoa(n int32) string { return strconv.Itoa(int(n)) }
@@ -61,8 +62,12 @@ type MemberStatus struct {
 	Commit      uint64   `json:"commit_index"`
 	Applied     uint64   `json:"applied_index"`
 	Broker      uint64   `json:"broker_applied_index"`
+	Trusted     uint64   `json:"trusted_index"` // the broker holds everything up to it through a power cut
 	Lag         uint64   `json:"lag"`
 	Quarantined []string `json:"quarantined,omitempty"`
+	// Troubled are partitions that the node's broker cannot serve, the worst
+	// first, not all if there are many.
+	Troubled []apply.PartitionStatus `json:"troubled,omitempty"`
 }
 
 // Status reports on the cluster as this node knows it. Any goroutine.
@@ -87,8 +92,8 @@ func (c *Cluster) Status() Status {
 			out.Problems = append(out.Problems, "group "+itoa(int32(g.ID))+" has no leader")
 		}
 		for _, m := range gs.Members {
-			if len(m.Quarantined) > 0 {
-				out.Problems = append(out.Problems, "node "+itoa(m.Node)+" quarantines "+m.Quarantined[0])
+			for _, q := range m.Quarantined {
+				out.Problems = append(out.Problems, "node "+itoa(m.Node)+" quarantines "+q)
 			}
 			if gs.Leader > 0 && m.Role != "leader" && m.Role != "follower" {
 				out.Problems = append(out.Problems, "node "+itoa(m.Node)+" does not follow group "+itoa(int32(g.ID))+": its role is "+m.Role)
@@ -168,7 +173,7 @@ func groupStatus(id uint32, leader int32, news map[int32]*Announcement) GroupSta
 		newest = max(newest, rep.Applied)
 		out.Term = max(out.Term, rep.Term)
 		out.Members = append(out.Members, MemberStatus{Node: node, Role: rep.Role, Term: rep.Term, Commit: rep.Commit,
-			Applied: rep.Applied, Broker: rep.Broker, Quarantined: rep.Quarantined})
+			Applied: rep.Applied, Broker: rep.Broker, Trusted: rep.Trusted, Quarantined: rep.Quarantined, Troubled: rep.Troubled})
 	}
 	for i := range out.Members {
 		m := &out.Members[i]
