@@ -96,6 +96,9 @@ var (
 	ErrQuarantined = errors.New("partition is quarantined on this node")
 	// ErrClosed is returned when the partition was closed or the node stops.
 	ErrClosed = errors.New("partition is closed")
+	// ErrCut is returned when the batch that was waited for was cut out of the
+	// log, because no broker took it or what was before it.
+	ErrCut = errors.New("batch was cut out of the log")
 )
 
 // Config of an Applier. Zero values of the sizes take the defaults.
@@ -104,13 +107,31 @@ type Config struct {
 	DataDir    string // holds bindings.db
 	LaneBytes  int64  // a lane that holds more reads again from the log (default 4 MiB)
 	GroupBytes int64  // all lanes of a group together (default 64 MiB)
-	Logger     hclog.Logger
+
+	// LogDirs are the broker's log directories as this node sees them. What
+	// the broker acknowledged is trusted once their file systems were synced
+	// after that; where there are none, once TrustAfter went by (default 1m).
+	LogDirs    []string
+	TrustAfter time.Duration
+	// CandidateBytes of entries lie between two states that may become the
+	// base (default 4 MiB).
+	CandidateBytes int64
+	// OthersTrusted says whether a majority of the other nodes' brokers is
+	// trusted beyond an index of a group. Only then may this node give up
+	// entries that its own broker lacks. nil never allows it. It is called
+	// from one goroutine and must not block.
+	OthersTrusted func(group uint32, index uint64) bool
+
+	Logger hclog.Logger
 }
 
 const (
 	defaultLaneBytes  = 4 << 20
 	defaultGroupBytes = 64 << 20
-	crowdedLaneBytes  = 256 << 10 // what a lane may hold while its group is over its limit
+	defaultTrustAfter = time.Minute
+
+	defaultCandidateBytes = 4 << 20
+	crowdedLaneBytes      = 256 << 10 // what a lane may hold while its group is over its limit
 
 	// conclusionAfter is how long a broker's log that is longer than the
 	// committed one is waited for before it is said to be wrong: longer than
@@ -124,6 +145,10 @@ type Applier struct {
 	log    hclog.Logger
 	topics *topics
 	copier source // nil if there is nobody to copy from; set before Open
+	keeper keeper // nil if quarantines end with the process; set before Open
+
+	flusher *flusher
+	counts  counts
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -133,6 +158,7 @@ type Applier struct {
 	changes         watch.Index        // counts state changes of lanes
 	changeN         atomic.Uint64
 	conclusionAfter time.Duration
+	idleAfter       time.Duration
 
 	life sync.Mutex // held by Open and Close
 
@@ -148,8 +174,15 @@ func New(cfg Config) *Applier {
 	if cfg.GroupBytes == 0 {
 		cfg.GroupBytes = defaultGroupBytes
 	}
+	if cfg.TrustAfter == 0 {
+		cfg.TrustAfter = defaultTrustAfter
+	}
+	if cfg.CandidateBytes == 0 {
+		cfg.CandidateBytes = defaultCandidateBytes
+	}
 	a := &Applier{cfg: cfg, log: cfg.Logger.Named("apply"), feeders: make(map[uint32]*feeder), lanes: make(map[fsm.TP]*lane),
-		conclusionAfter: conclusionAfter}
+		conclusionAfter: conclusionAfter, idleAfter: idleAfter}
+	a.flusher = newFlusher(a)
 	a.ctx, a.cancel = context.WithCancelCause(context.Background())
 	return a
 }
@@ -179,6 +212,11 @@ func (a *Applier) Open(logs map[uint32]Log) error {
 			f.run(a.ctx)
 		}()
 	}
+	a.wg.Add(1)
+	go func() {
+		defer a.wg.Done()
+		a.flusher.run(a.ctx)
+	}()
 	return nil
 }
 
@@ -186,6 +224,8 @@ func (a *Applier) Open(logs map[uint32]Log) error {
 // ErrClosed. It may be called more than once.
 func (a *Applier) Close() error {
 	a.cancel(ErrClosed)
+	a.mu.Lock() // whoever has seen it running has said so by now
+	a.mu.Unlock()
 	a.life.Lock()
 	defer a.life.Unlock()
 	a.wg.Wait()
@@ -216,14 +256,46 @@ func (a *Applier) Ready(tp fsm.TP, required int64) bool {
 
 // WhenVisible calls fn, once, when the local broker serves the partition and
 // holds everything of it below offset end, or with the error that prevents it.
-// fn may be called from this goroutine or another, and must not block.
+// A partition that this node's feeders have not come to yet is waited for. fn
+// may be called from this goroutine or another, and must not block.
 func (a *Applier) WhenVisible(tp fsm.TP, end int64, fn func(error)) {
-	l := a.lane(tp)
-	if l == nil {
-		fn(ErrNotOpen)
+	if l := a.lane(tp); l != nil {
+		l.whenVisible(end, fn)
 		return
 	}
-	l.whenVisible(end, fn)
+	a.mu.RLock()
+	if a.ctx.Err() != nil {
+		a.mu.RUnlock()
+		fn(ErrClosed)
+		return
+	}
+	a.wg.Add(1) // Close waits for mu first
+	a.mu.RUnlock()
+	behind := false
+	targets := make(map[*feeder]uint64, len(a.feeders))
+	for _, f := range a.feeders {
+		targets[f] = f.log.Applied().Get()
+		behind = behind || f.dealt.Get() < targets[f]
+	}
+	await := func() {
+		defer a.wg.Done()
+		for f, index := range targets {
+			if _, err := f.dealt.Wait(a.ctx, index); err != nil {
+				fn(ErrClosed)
+				return
+			}
+		}
+		if l := a.lane(tp); l != nil {
+			l.whenVisible(end, fn)
+		} else {
+			fn(ErrNotOpen)
+		}
+	}
+	if behind {
+		go await()
+	} else {
+		await()
+	}
 }
 
 // Conclude tells the applier that a leader, verified just now, had this commit
@@ -263,6 +335,8 @@ type GroupStatus struct {
 	Partitions    int               // lanes of the group
 	Troubled      []PartitionStatus // not ready, with the reason
 	QueuedBytes   int64
+	Base          uint64 // the newest tail: the log is read on from the entry after it
+	Trusted       uint64 // the broker holds every entry up to it through a power cut; 0 while a partition is quarantined
 }
 
 // Status reports on one group.

@@ -51,32 +51,125 @@ func (l *lane) look(ctx context.Context) (*attachment, error) {
 	return at, nil
 }
 
-// begin compares the broker's end with what this process already knew of it.
+// begin compares the broker's end with what is known to have stood there, and
+// where the lane's items begin with both. Where they cannot meet, the lane
+// begins anew at the newest base.
 func (p *pipe) begin(at *attachment) error {
 	l := p.l
-	acked := l.acked // only this goroutine writes it
-	if mutant.On(mutant.SkipEndOffsetCheck) {
+	if mutant.On(mutant.SkipEndOffsetCheck) || mutant.On(mutant.StartOverOnEmptyBroker) && at.end == 0 {
 		at.agreed = true
 		return nil
 	}
+	acked := l.acked // only this goroutine writes it
+	known := max(acked, l.floor.end())
 	switch {
-	case at.end < acked:
-		l.f.a.log.Warn("the broker's log is shorter than it was: filling it again from the raft log",
-			"topic", l.name, "partition", l.tp.Partition, "log-end-offset", at.end, "was", acked)
-		p.pending, p.last = nil, nil
-		l.rewind()
-		at.agreed = at.end == 0
-	case at.end > acked || acked == 0:
-		at.agreed = at.end == 0
-	case p.last != nil && at.last != nil:
+	case p.adrift:
+	case at.end < known:
+		p.startOver()
+	}
+	if p.adrift {
+		if err := p.source(at, acked); err != nil {
+			return err
+		}
+		known = l.floor.end()
+	}
+	if at.end > known {
+		return nil // the items say what must stand there
+	}
+	if p.last == nil && l.floor.count > 0 {
+		p.last = l.floor.trace()
+	}
+	if p.last != nil && at.last != nil && p.last.end() == at.end {
 		if diff := p.last.compare(l.tp.Topic, at.last, l.compacted); diff != "" {
 			return distrustf("the broker's last batch %s", diff)
 		}
-		at.agreed = true
-	default:
-		at.agreed = true // its tail was deleted by retention: nothing to compare
+	} // else its tail was deleted by retention: nothing to compare
+	p.agreed(at)
+	l.advance(at.end, 0, p.oldest())
+	return nil
+}
+
+// agreed notes that the broker holds what was committed, up to its end.
+func (p *pipe) agreed(at *attachment) {
+	l := p.l
+	at.agreed = true
+	l.mu.Lock()
+	copying := l.need > 0
+	l.mu.Unlock()
+	if !p.attached && !copying {
+		l.f.a.took(l, PathReplay, "log-end-offset", at.end)
+	}
+	p.attached = true
+}
+
+// oldest is the entry of the first item that the pipe holds, 0 if none.
+func (p *pipe) oldest() uint64 {
+	if len(p.pending) == 0 {
+		return 0
+	}
+	return p.pending[0].index
+}
+
+// startOver forgets everything that waits: the next attach begins at the
+// newest base.
+func (p *pipe) startOver() {
+	l := p.l
+	p.pending, p.last, p.adrift = nil, nil, true
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.empty()
+	l.release(l.bytes)
+	l.again, l.trim, l.settled = false, nil, false
+	l.acked, l.need, l.hitch = 0, 0, ""
+	l.oldest = max(l.f.baseIndex.Load(), 1)
+}
+
+// source makes the lane's items begin at the newest base, or before it, with a
+// copy, if the broker lacks what lies below.
+func (p *pipe) source(at *attachment, acked int64) error {
+	l := p.l
+	base, err := l.f.base()
+	if err != nil {
+		return err
+	}
+	from := base.Only(l.tp)
+	r := &resume{from: from, pos: nextOffset(from, l.tp)}
+	var floor item
+	if part := from.Partitions[l.tp]; part != nil {
+		floor = floorOf(part)
+	}
+	var need int64
+	if at.end < r.pos {
+		need = r.pos
+		floor, r.pos, r.last = at.floor(), at.end, at.last
+	}
+	p.adrift = false
+	l.mu.Lock()
+	l.floor, l.resume, l.need = floor, r, need
+	l.high = max(l.high, need)
+	l.oldest = r.oldest()
+	l.mu.Unlock()
+	switch {
+	case need > 0 && at.end == 0:
+		l.f.a.took(l, PathWiped, "log-end-offset", at.end, "copied-up-to", need)
+	case need > 0:
+		l.f.a.took(l, PathCopy, "log-end-offset", at.end, "copied-up-to", need)
+	case at.end < acked:
+		l.f.a.took(l, PathShorter, "log-end-offset", at.end, "was", acked)
+	}
+	if need > 0 {
+		l.f.lacks()
 	}
 	return nil
+}
+
+// floor is the broker's last batch as what stands before a lane's items.
+func (at *attachment) floor() item {
+	b := at.last
+	if b == nil || b.BaseOffset()+int64(b.LastOffsetDelta())+1 != at.end {
+		return item{base: at.end}
+	}
+	return item{base: b.BaseOffset(), count: b.LastOffsetDelta() + 1, seq: b.BaseSequence(), epoch: b.ProducerEpoch(), crc: b.CRC()}
 }
 
 // agree passes over items that the broker already has, up to the one that
@@ -104,16 +197,15 @@ func (p *pipe) agree(at *attachment) error {
 			}
 			p.last = it.trace()
 			p.drop(at.end)
-			at.agreed = true
+			p.agreed(at)
 			return nil
 		case it.base < at.end:
 			return distrustf("the broker's log ends at offset %d, inside the committed batch %d+%d", at.end, it.base, it.count)
 		default:
 			// Items begin above the broker's end: they were taken up
 			// when the broker had more. Read again.
-			p.pending = nil
-			p.l.rewind()
-			return nil
+			p.startOver()
+			return errAgain
 		}
 	}
 }
@@ -136,7 +228,7 @@ func (p *pipe) tooLong(at *attachment, m mark) error {
 	defer l.f.mu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.f.cursor < max(m.index, l.f.log.Applied().Get()) || !l.live || len(l.queue) > 0 {
+	if l.f.cursor < max(m.index, l.f.log.Applied().Get()) || !l.live || l.again || len(l.queue) > 0 {
 		return nil
 	}
 	part := l.f.tail.Partitions[l.tp]

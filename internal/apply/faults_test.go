@@ -3,6 +3,7 @@ package apply
 import (
 	"fmt"
 	"math/rand"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -173,6 +174,12 @@ func TestQuarantine(t *testing.T) {
 			c.trouble(w)
 			before := w.end(tpA)
 			w.send(tpA, 20)
+			if strings.HasPrefix(c.words, "cannot take") {
+				w.refusedAt(tpA, before)
+				if !w.applier.QuarantineRefused(tpA, "this broker cannot take what the others took") {
+					t.Error("not refused")
+				}
+			}
 			if name != "never an offset" { // the batch is there, and found there
 				w.wantQuarantine(tpA, c.words)
 			} else {

@@ -2,10 +2,10 @@ package apply
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"lockstep/fsm"
 	"lockstep/internal/failpoint"
@@ -25,18 +25,24 @@ type feeder struct {
 	fresh  watch.Value[mark]
 	freshN atomic.Uint64
 
+	dealt watch.Index // cursor, for who waits for it
+
+	bases
+	horizon
+
 	mu     sync.Mutex // guards what follows; held while an entry is dealt out
-	tail   *fsm.Group
-	cursor uint64 // last entry dealt out
+	tail   *fsm.Group // nil until the first base was taken up
+	cursor uint64     // last entry dealt out
 	lanes  map[fsm.TP]*lane
 	over   map[*lane]struct{} // lanes that hold more than they may
+	due    []func()           // to be called when mu is released
 }
 
 // mark is the n-th time that a leader's commit index became known.
 type mark struct{ n, index uint64 }
 
 func newFeeder(a *Applier, id uint32, log Log) *feeder {
-	return &feeder{a: a, id: id, log: log, tail: fsm.NewGroup(id),
+	return &feeder{a: a, id: id, log: log, horizon: horizon{wanted: make(chan struct{}, 1), spacing: a.cfg.CandidateBytes, removing: make(map[uint64]uint64)},
 		lanes: make(map[fsm.TP]*lane), over: make(map[*lane]struct{})}
 }
 
@@ -48,18 +54,68 @@ func (f *feeder) conclude(index uint64) {
 // ends the applier: nothing after it may be applied.
 func (f *feeder) run(ctx context.Context) {
 	defer f.stopLanes()
+	// Before anything is applied, Raft has not restored the base.
+	if _, err := f.log.Applied().Wait(ctx, 1); err != nil {
+		return
+	}
+	idle := time.NewTimer(f.a.idleAfter)
+	defer idle.Stop()
+	armed := true
 	for ctx.Err() == nil {
-		applied, err := f.log.Applied().Wait(ctx, f.cursor+1)
-		if err != nil {
+		applied, grown := f.log.Applied().Changed()
+		_, moved := f.log.Rebased().Changed()
+		if err := f.follow(ctx, applied); err != nil {
+			f.a.log.Error("cannot follow the raft log: this node stops applying", "group", f.id, "error", err)
+			f.a.cancel(fmt.Errorf("follow group %d: %w", f.id, err))
 			return
 		}
-		for f.cursor < applied && ctx.Err() == nil {
-			if err := f.step(f.cursor + 1); err != nil {
-				f.a.log.Error("cannot follow the raft log: this node stops applying", "group", f.id, "error", err)
-				f.a.cancel(fmt.Errorf("follow group %d: %w", f.id, err))
-			}
+		if f.news() && !armed {
+			idle.Reset(f.a.idleAfter)
+			armed = true
+		}
+		select {
+		case <-grown:
+		case <-moved:
+		case <-idle.C: // little is dealt out: what there is shall be trusted too
+			armed = false
+			f.offer()
+		case <-f.wanted:
+			f.offer()
+		case <-ctx.Done():
 		}
 	}
+}
+
+// follow deals out entries up to applied, from a new base if there is one.
+func (f *feeder) follow(ctx context.Context, applied uint64) error {
+	for ctx.Err() == nil {
+		if err := f.rebase(); err != nil {
+			return err
+		}
+		if f.cursor >= applied {
+			return nil
+		}
+		err := f.step(f.cursor + 1)
+		if err == nil {
+			continue
+		}
+		if !f.log.Gone(err) {
+			return err
+		}
+		// The log was cut beyond here: a leader's snapshot is about to
+		// take the place of the base, or has.
+		base, berr := f.base()
+		if berr != nil {
+			return berr
+		}
+		if base.Index <= f.cursor {
+			return err
+		}
+		if err := f.adopt(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f *feeder) stopLanes() {
@@ -70,7 +126,7 @@ func (f *feeder) stopLanes() {
 	}
 }
 
-// step deals out the entry at index. cursor is only written here.
+// step deals out the entry at index. cursor is only written here and in adopt.
 func (f *feeder) step(index uint64) error {
 	failpoint.Hit(failpoint.DealBefore)
 	data, err := f.log.Entry(index)
@@ -78,11 +134,11 @@ func (f *feeder) step(index uint64) error {
 		return fmt.Errorf("read entry %d: %w", index, err)
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	if data != nil {
 		f.shed()
-		results, err := f.tail.Apply(index, data)
-		if err != nil {
+		var results []fsm.Result
+		if results, err = f.tail.Apply(index, data); err != nil {
+			f.mu.Unlock()
 			return err
 		}
 		for i := range results {
@@ -90,8 +146,23 @@ func (f *feeder) step(index uint64) error {
 		}
 	}
 	f.cursor = index
+	f.unlock()
+	f.dealt.Set(index)
 	failpoint.Hit(failpoint.DealAfter)
+	if data != nil && f.counted(len(data)) {
+		f.offer()
+	}
 	return nil
+}
+
+// unlock releases mu and calls whoever is due: nothing may be locked then.
+func (f *feeder) unlock() {
+	due := f.due
+	f.due = nil
+	f.mu.Unlock()
+	for _, fn := range due {
+		fn()
+	}
 }
 
 // shed takes lanes that hold too much off the feed before the next entry: from
@@ -125,72 +196,54 @@ func (f *feeder) deal(index uint64, entryBytes int, r *fsm.Result) {
 	case r.Kind == fsm.KindOpen && r.Verdict == fsm.Done:
 		f.a.topics.declare(r.Open)
 		for _, tp := range r.Opened {
-			l := newLane(f, tp, r.Open, index)
-			f.lanes[tp] = l
-			f.a.startLane(l)
+			f.addLane(newLane(f, tp, r.Open, index, nil))
 		}
 	case r.Kind == fsm.KindClose && r.Verdict == fsm.Done:
 		for _, tp := range r.Closed {
-			delete(f.over, f.lanes[tp])
-			delete(f.lanes, tp)
-			f.a.dropLane(tp)
+			f.removeLane(tp)
 		}
-		f.a.topics.remove(r.Close)
+		f.remove(r.Close, index)
+	case r.Kind == fsm.KindCut && r.Verdict == fsm.Done:
+		f.cut(index, r)
+	case r.Kind == fsm.KindTopicClosed && r.Verdict == fsm.Done:
+		f.a.topics.sweep(f.tail.Catalog.Over)
 	}
 }
 
-// errSuperseded ends a catch-up whose lane has started another one.
-var errSuperseded = errors.New("superseded")
-
-// catchUp reads the log again for one lane, from the state in from, and puts
-// the lane back on the feed where it meets it. It runs in a goroutine of its
-// own and ends when the lane or the context does.
-func (f *feeder) catchUp(ctx context.Context, l *lane, from *fsm.Group, gen uint64) error {
-	for index := from.Index + 1; ; index++ {
-		rejoined, err := f.rejoin(l, index, gen)
-		if rejoined || err != nil {
-			return err
-		}
-		data, err := f.log.Entry(index)
-		if err != nil {
-			return fmt.Errorf("read entry %d again: %w", index, err)
-		}
-		if data == nil {
-			continue
-		}
-		results, err := from.Apply(index, data)
-		if err != nil {
-			return err
-		}
-		for i := range results {
-			r := &results[i]
-			if r.TP != l.tp || r.Verdict != fsm.Appended {
-				continue
-			}
-			it := newItem(index, r)
-			it.own(len(data))
-			if err := l.pushAgain(ctx, it, gen); err != nil {
-				return err
-			}
-		}
-	}
+func (f *feeder) addLane(l *lane) {
+	f.lanes[l.tp] = l
+	f.a.startLane(l)
 }
 
-// rejoin puts the lane back on the feed if next is the entry that the feeder
-// deals out next.
-func (f *feeder) rejoin(l *lane, next, gen uint64) (bool, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if next <= f.cursor {
-		return false, nil
+func (f *feeder) removeLane(tp fsm.TP) {
+	delete(f.over, f.lanes[tp])
+	delete(f.lanes, tp)
+	f.a.dropLane(tp)
+	f.a.flusher.nudge()
+}
+
+// cut takes the end of a partition's log back. f.mu is held.
+func (f *feeder) cut(index uint64, r *fsm.Result) {
+	l := f.lanes[r.TP]
+	if l == nil {
+		return
 	}
-	return l.rejoin(gen)
+	waiters := l.cutFrom(r.BaseOffset, index)
+	f.a.log.Warn("a batch that no broker takes was cut out of the log, with what followed it: its producers are told to try again",
+		"topic", l.name, "partition", r.TP.Partition, "group", f.id, "offset", r.BaseOffset)
+	f.a.count(PathCut)
+	for _, w := range waiters {
+		f.due = append(f.due, func() { w.fn(ErrCut) })
+	}
 }
 
 func (f *feeder) status() GroupStatus {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := GroupStatus{BrokerApplied: f.cursor, Partitions: len(f.lanes), QueuedBytes: f.bytes.Load()}
+	s := GroupStatus{BrokerApplied: f.cursor, Partitions: len(f.lanes), QueuedBytes: f.bytes.Load(), Base: f.baseIndex.Load()}
+	f.cmu.Lock()
+	s.Trusted = f.trusted
+	f.cmu.Unlock()
 	for _, l := range f.lanes {
 		oldest, trouble := l.status()
 		if oldest > 0 && oldest-1 < s.BrokerApplied {
@@ -198,6 +251,9 @@ func (f *feeder) status() GroupStatus {
 		}
 		if trouble != nil {
 			s.Troubled = append(s.Troubled, *trouble)
+			if st := State(trouble.State); st == StateQuarantined || st == StateRebuilding {
+				s.Trusted = 0
+			}
 		}
 	}
 	return s

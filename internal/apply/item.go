@@ -18,6 +18,7 @@ type item struct {
 	epoch int16           // of the applier, as stamped
 	crc   uint32          // as stamped
 	maxMs int64           // the batch's max timestamp
+	below uint64          // hash of the partition's log up to it
 	batch kafkawire.Batch // as committed; shared with Raft, never modified
 	raw   kafkawire.Batch // instead of batch: as it stands on a peer's broker, stamped
 }
@@ -30,7 +31,7 @@ const fenceHorizon = 12 * time.Hour
 
 func newItem(index uint64, r *fsm.Result) item {
 	return item{index: index, base: r.BaseOffset, count: r.Count, seq: r.Sequence, epoch: r.Epoch, crc: r.CRC,
-		maxMs: r.Batch.MaxTimestamp(), batch: r.Batch}
+		maxMs: r.Batch.MaxTimestamp(), below: r.Below, batch: r.Batch}
 }
 
 // own makes the item keep its batch alone alive: the bytes of an entry that
@@ -57,12 +58,14 @@ func (it *item) fences(now time.Time) bool {
 func (it *item) end() int64  { return it.base + int64(it.count) }
 func (it *item) size() int64 { return int64(len(it.batch) + len(it.raw)) }
 
-// stamped returns the bytes that every node's broker is given for the item. A
-// producer's base offset is zero: one that a broker gave is taken out.
+// stamped returns the bytes that every node's broker is given for the item.
+// What a peer's broker gave is taken out of a batch that was read from there: a
+// producer sends base offset 0 and no leader epoch.
 func (it *item) stamped(topic uint64) []byte {
 	if it.raw != nil {
 		b := bytes.Clone(it.raw)
 		clear(b[:8])
+		copy(b[12:16], "\xff\xff\xff\xff")
 		return b
 	}
 	return kafkawire.Stamp(make([]byte, 0, len(it.batch)), it.batch, fsm.ApplierProducerID(topic), it.epoch, it.seq)

@@ -2,7 +2,6 @@ package apply
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"sync"
 	"time"
@@ -15,14 +14,18 @@ type State string
 
 // A lane is opening until the broker has its topic, attaching until the
 // broker's log end agrees with the committed log, copying while the broker
-// lacks what the raft log no longer holds, ready while it appends, quarantined
-// when the broker's copy is not what was committed. Closed is the end.
+// lacks what the raft log no longer holds, ready while it appends, refused when
+// the broker will not take a batch, quarantined when the broker's copy is not
+// what was committed, rebuilding while that copy is made anew. Closed is the
+// end.
 const (
 	StateOpening     State = "opening"
 	StateAttaching   State = "attaching"
 	StateCopying     State = "copying"
 	StateReady       State = "ready"
+	StateRefused     State = "refused"
 	StateQuarantined State = "quarantined"
+	StateRebuilding  State = "rebuilding"
 	StateClosed      State = "closed"
 )
 
@@ -44,29 +47,61 @@ type lane struct {
 	cancel context.CancelCauseFunc
 	wake   chan struct{} // something was pushed; capacity 1
 	room   chan struct{} // something left; capacity 1, for a catch-up
+	stir   chan struct{} // somebody has orders for it; capacity 1
 
-	mu      sync.Mutex              // guards what follows
-	doom    string                  // why somebody else wants it quarantined, empty if nobody does
-	serving context.CancelCauseFunc // ends what the lane's goroutine is at; nil between two attaches
-	queue   []item                  // pushed and not yet taken by the pipe
-	bytes   int64                   // of the queue and of what the pipe holds
-	oldest  uint64                  // entry of the oldest item not on the broker, 0 if none
-	acked   int64                   // everything below is on the broker, and compared
-	high    int64                   // the highest that acked ever was: less is not served
-	live    bool                    // the feeder's items are wanted
-	resume  *fsm.Group              // where to read again from, while not live
-	gen     uint64                  // number of the catch-up that may push
+	mu sync.Mutex // guards what follows
+	feed
+	place
+	service
+}
+
+// place is how far the broker's log was found to be what was committed.
+type place struct {
+	acked   int64  // everything below is on the broker, and compared
+	high    int64  // the highest that acked ever was: less is not served
+	need    int64  // everything below must be copied before anything is served
+	hitch   string // what hinders the copy, empty if nothing does
+	floor   item   // what stands before the lane's first item, and ends where that begins
+	oldest  uint64 // entry of the oldest item not on the broker, 0 if none
+	settled bool   // attached, and agreed with the broker: oldest is true
+}
+
+// service is what others are told of the lane.
+type service struct {
 	state   State
 	reason  string
 	since   time.Time
 	waiters []waiter
+	refused *Refusal                // the batch that the broker will not take, nil if there is none
+	doom    string                  // why somebody else wants it quarantined, empty if nobody does
+	back    chan struct{}           // ends a quarantine; capacity 1
+	serving context.CancelCauseFunc // ends what the lane's goroutine is at; nil between two attaches
 }
 
-func newLane(f *feeder, tp fsm.TP, o *fsm.Open, index uint64) *lane {
-	l := &lane{f: f, tp: tp, name: o.Name, compacted: strings.Contains(o.Config["cleanup.policy"], "compact"), live: true, state: StateOpening, since: time.Now(),
-		wake: make(chan struct{}, 1), room: make(chan struct{}, 1), oldest: index}
+// newLane makes a lane for a partition that was opened at an index, or that
+// part, of the base at that index, says was opened before.
+func newLane(f *feeder, tp fsm.TP, o *fsm.Open, index uint64, part *fsm.Partition) *lane {
+	l := &lane{f: f, tp: tp, name: o.Name, compacted: strings.Contains(o.Config["cleanup.policy"], "compact"),
+		wake: make(chan struct{}, 1), room: make(chan struct{}, 1), stir: make(chan struct{}, 1)}
+	l.live, l.state, l.since, l.oldest = true, StateOpening, time.Now(), max(index, 1)
+	l.back = make(chan struct{}, 1)
+	if part != nil {
+		l.floor = floorOf(part)
+	}
+	if k := f.a.keeper; k != nil {
+		l.doom, _ = k.quarantined(tp)
+	}
 	l.ctx, l.cancel = context.WithCancelCause(f.a.ctx)
 	return l
+}
+
+// floorOf is the last batch of a partition, as what stands before the first
+// item of a lane. Its offsets are known even where the batch is not.
+func floorOf(p *fsm.Partition) item {
+	if b := p.LastBatch; b.Count > 0 {
+		return item{base: b.Base, count: b.Count, seq: b.Sequence, epoch: b.Epoch, crc: b.CRC}
+	}
+	return item{base: p.NextOffset}
 }
 
 func signal(ch chan struct{}) {
@@ -74,140 +109,6 @@ func signal(ch chan struct{}) {
 	case ch <- struct{}{}:
 	default:
 	}
-}
-
-// push is called by the feeder for each of its items; it reports whether the
-// lane now holds more than it may.
-func (l *lane) push(it item, entryBytes int) (over bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.live || l.state == StateQuarantined || l.state == StateClosed {
-		return false
-	}
-	it.own(entryBytes)
-	l.enqueue(it)
-	return l.bytes > l.f.a.cfg.LaneBytes
-}
-
-func (l *lane) enqueue(it item) {
-	l.queue = append(l.queue, it)
-	l.bytes += it.size()
-	l.f.bytes.Add(it.size())
-	if l.oldest == 0 {
-		l.oldest = it.index
-	}
-	signal(l.wake)
-}
-
-// pushAgain is called by catch-up number gen; it waits for room.
-func (l *lane) pushAgain(ctx context.Context, it item, gen uint64) error {
-	for {
-		l.mu.Lock()
-		switch {
-		case l.gen != gen || l.state == StateQuarantined || l.state == StateClosed:
-			l.mu.Unlock()
-			signal(l.room) // the one that took over may be waiting for it
-			return errSuperseded
-		case l.roomy():
-			l.enqueue(it)
-			l.mu.Unlock()
-			return nil
-		}
-		l.mu.Unlock()
-		select {
-		case <-l.room:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// roomy says whether a catch-up may push: what it reads again must not fill the
-// memory that the group has, all lanes together. l.mu is held.
-func (l *lane) roomy() bool {
-	if l.f.bytes.Load() > l.f.a.cfg.GroupBytes {
-		return l.bytes == 0
-	}
-	return l.bytes <= l.f.a.cfg.LaneBytes/2
-}
-
-// fallBehind takes the lane off the feed; it reads again from the state that
-// tail has now. Called by the feeder between two entries.
-func (l *lane) fallBehind(tail *fsm.Group) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.live || l.state == StateQuarantined || l.state == StateClosed {
-		return
-	}
-	l.live = false
-	l.resume = tail.Only(l.tp)
-	signal(l.wake)
-}
-
-// rewind forgets everything that waits and reads again from the log's start:
-// the broker lost what it once had. Called by the pipe.
-func (l *lane) rewind() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.release(l.bytes)
-	l.queue, l.acked = nil, 0
-	l.live = false
-	l.gen++ // a catch-up under way is too far ahead
-	l.resume = fsm.NewGroup(l.f.id).Only(l.tp)
-	l.oldest = 1
-	signal(l.wake)
-}
-
-// rejoin puts the lane back on the feed if gen is still the catch-up in charge.
-// Called with the feeder's lock held.
-func (l *lane) rejoin(gen uint64) (bool, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.gen != gen {
-		return false, errSuperseded
-	}
-	l.live = true
-	if len(l.queue) == 0 && l.bytes == 0 {
-		l.oldest = 0
-	}
-	return true, nil
-}
-
-// startCatchUp begins to read again if that is due and there is room.
-func (l *lane) startCatchUp() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.resume == nil || l.bytes > l.f.a.cfg.LaneBytes/2 {
-		return
-	}
-	from := l.resume
-	l.resume = nil
-	l.gen++
-	gen := l.gen
-	l.f.a.wg.Add(1)
-	go func() {
-		defer l.f.a.wg.Done()
-		err := l.f.catchUp(l.ctx, l, from, gen)
-		if err != nil && !errors.Is(err, errSuperseded) && l.ctx.Err() == nil {
-			l.f.a.cancel(err)
-		}
-	}()
-}
-
-// take hands the queue to the pipe. The bytes stay counted until release.
-func (l *lane) take() []item {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	q := l.queue
-	l.queue = nil
-	return q
-}
-
-// release gives bytes back. l.mu is held.
-func (l *lane) release(n int64) {
-	l.bytes -= n
-	l.f.bytes.Add(-n)
-	signal(l.room)
 }
 
 // advance says that the broker holds everything below end. n bytes have left
@@ -218,6 +119,10 @@ func (l *lane) advance(end int64, n int64, oldest uint64) {
 	l.release(n)
 	l.acked = max(l.acked, end)
 	l.high = max(l.high, l.acked)
+	if l.refused != nil && l.acked > l.refused.Offset {
+		l.refused = nil
+		l.again = true // what came after the refused batch was not kept
+	}
 	l.setOldest(oldest)
 	due := l.takeDue()
 	l.mu.Unlock()
@@ -229,13 +134,18 @@ func (l *lane) advance(end int64, n int64, oldest uint64) {
 // takeDue takes out the waiters whose wish has come true. l.mu is held; they
 // are called after it is released.
 func (l *lane) takeDue() []waiter {
-	if l.state != StateReady {
+	if l.state != StateReady || l.doom != "" {
 		return nil
 	}
+	return l.takeWaiters(func(w waiter) bool { return w.end <= l.acked })
+}
+
+// takeWaiters takes out the waiters that are meant. l.mu is held.
+func (l *lane) takeWaiters(meant func(waiter) bool) []waiter {
 	var due []waiter
 	keep := l.waiters[:0]
 	for _, w := range l.waiters {
-		if w.end <= l.acked {
+		if meant(w) {
 			due = append(due, w)
 		} else {
 			keep = append(keep, w)
@@ -253,11 +163,30 @@ func (l *lane) setOldest(oldest uint64) {
 	case len(l.queue) > 0:
 		oldest = l.queue[0].index
 	case l.resume != nil:
-		oldest = l.resume.Index + 1
+		oldest = l.resume.oldest()
 	case !l.live:
-		return // a catch-up is under way: stay where we were
+		oldest = l.oldest // a catch-up is under way: stay where we were
 	}
 	l.oldest = oldest
+	l.unblock()
+}
+
+// blocks says whether the lane keeps an index from being applied: the broker
+// may lack something of an entry up to it. A copy that is not trusted anyway
+// does not. l.mu is held.
+func (l *lane) blocks(index uint64) bool {
+	switch l.state {
+	case StateQuarantined, StateRebuilding, StateClosed:
+		return false
+	}
+	return !l.settled || (l.oldest > 0 && l.oldest <= index)
+}
+
+// unblock tells the flusher if it waited for this lane. l.mu is held.
+func (l *lane) unblock() {
+	if l.f.blocker.Load() == l && !l.blocks(l.f.blockedAt.Load()) {
+		l.f.a.flusher.nudge()
+	}
 }
 
 func (l *lane) whenVisible(end int64, fn func(error)) {
@@ -266,9 +195,9 @@ func (l *lane) whenVisible(end int64, fn func(error)) {
 	switch {
 	case l.state == StateClosed:
 		err = ErrClosed
-	case l.state == StateQuarantined:
+	case l.state == StateQuarantined || l.state == StateRebuilding:
 		err = ErrQuarantined
-	case l.acked < end || l.state != StateReady:
+	case l.acked < end || l.state != StateReady || l.doom != "":
 		l.waiters = append(l.waiters, waiter{end, fn})
 		l.mu.Unlock()
 		return
@@ -296,6 +225,7 @@ func (l *lane) setState(s State, reason string) {
 	changed := l.state != s && l.state != StateClosed
 	if changed {
 		l.state, l.since = s, time.Now()
+		l.unblock()
 	}
 	l.reason = reason
 	var due []waiter
@@ -315,10 +245,13 @@ func (l *lane) setState(s State, reason string) {
 func (l *lane) trouble(reason string) {
 	l.mu.Lock()
 	s := l.state
-	l.mu.Unlock()
-	if s == StateReady {
+	if s == StateReady || s == StateCopying {
 		s = StateAttaching
 	}
+	if l.refused != nil {
+		s, reason = StateRefused, l.refused.String()
+	}
+	l.mu.Unlock()
 	l.setState(s, reason) // the lane's goroutine alone changes the state
 }
 
@@ -327,10 +260,10 @@ func (l *lane) trouble(reason string) {
 func (l *lane) give(s State, reason string, err error) {
 	l.setState(s, reason)
 	l.mu.Lock()
-	l.release(l.bytes)
-	l.queue, l.resume, l.live = nil, nil, false
-	l.gen++
-	l.oldest = 0
+	l.empty()
+	l.release(l.bytes) // what the pipe held
+	l.again, l.trim = false, nil
+	l.oldest, l.refused, l.settled = 0, nil, false
 	waiters := l.waiters
 	l.waiters = nil
 	l.mu.Unlock()
@@ -339,46 +272,23 @@ func (l *lane) give(s State, reason string, err error) {
 	}
 }
 
-func (l *lane) stop(cause error) { l.cancel(cause) }
-
-// quarantine takes the partition out of service: somebody found that the
-// broker's copy is not what was committed. Any goroutine may call it; the first
-// reason counts. It returns at once: the lane is not ready from then on, its
-// own goroutine does the rest.
-func (l *lane) quarantine(reason string) {
-	l.mu.Lock()
-	if l.doom == "" && l.state != StateQuarantined && l.state != StateClosed {
-		l.doom = reason
+// order ends what the lane's goroutine is at, so that it looks at what it is
+// told. l.mu is held.
+func (l *lane) order(cause error) {
+	if l.serving != nil {
+		l.serving(cause)
+	} else {
+		signal(l.stir)
 	}
-	if l.doom != "" && l.serving != nil {
-		l.serving(&distrust{l.doom})
-	}
-	l.mu.Unlock()
-	l.f.a.bump()
 }
 
-// attempt runs serve once, in a context that others may end. A verdict that
-// came from outside takes precedence over what serve says.
-func (l *lane) attempt(serve func(context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(l.ctx)
-	defer cancel(nil)
-	l.mu.Lock()
-	doom := l.doom
-	l.serving = cancel
-	l.mu.Unlock()
-	var err error
-	if doom == "" {
-		err = serve(ctx)
-	}
+func (l *lane) isRefused() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.serving = nil
-	if l.doom != "" {
-		err = &distrust{l.doom}
-		l.doom = ""
-	}
-	return err
+	return l.refused != nil
 }
+
+func (l *lane) stop(cause error) { l.cancel(cause) }
 
 func (l *lane) status() (oldest uint64, trouble *PartitionStatus) {
 	l.mu.Lock()

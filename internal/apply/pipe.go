@@ -23,6 +23,10 @@ const maxSequenceRefusals = 5
 const (
 	minBackoff = 20 * time.Millisecond
 	maxBackoff = time.Second
+
+	// refusedBackoff is how long a refused batch waits to be tried again:
+	// somebody may have changed the broker's settings.
+	refusedBackoff = 5 * time.Second
 )
 
 // distrust is the error that quarantines a partition on this node.
@@ -65,6 +69,8 @@ type pipe struct {
 	sent     int
 	last     *item // the newest item that is known to stand on the broker, without its bytes
 	refusals int   // of the sequence, or of an offset, in a row
+	adrift   bool  // nobody pushes: the next attach begins at the newest base
+	attached bool  // agreed with the broker once
 }
 
 // run serves the partition until the lane is stopped.
@@ -81,17 +87,20 @@ func (l *lane) run() {
 			l.give(StateClosed, "", ErrClosed)
 			return
 		case errors.As(err, &d):
-			l.f.a.log.Error("partition quarantined on this node: not served until it is rebuilt",
-				"topic", l.name, "partition", l.tp.Partition, "group", l.f.id, "reason", d.reason)
-			p.pending = nil
-			l.give(StateQuarantined, d.reason, ErrQuarantined)
-			<-l.ctx.Done()
-			l.give(StateClosed, "", ErrClosed)
-			return
+			if !p.rest(d.reason) {
+				l.give(StateClosed, "", ErrClosed)
+				return
+			}
+			backoff, warned = minBackoff, false
+			continue
 		}
+		p.obey()
 		l.trouble(err.Error())
 		if l.acked > before {
 			backoff, warned = minBackoff, false
+		}
+		if l.isRefused() { // said already
+			backoff, warned = refusedBackoff, true
 		}
 		if backoff < maxBackoff || warned {
 			l.f.a.log.Debug("attaching again", "topic", l.name, "partition", l.tp.Partition, "reason", err)
@@ -100,10 +109,9 @@ func (l *lane) run() {
 			l.f.a.log.Warn("cannot append to the local broker and keeps trying: look at the broker's own log",
 				"topic", l.name, "partition", l.tp.Partition, "group", l.f.id, "reason", err)
 		}
-		if !pause(l.ctx, backoff) {
-			continue
+		if l.pause(backoff) {
+			backoff = min(2*backoff, maxBackoff)
 		}
-		backoff = min(2*backoff, maxBackoff)
 	}
 }
 
@@ -125,6 +133,20 @@ func pause(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
+}
+
+// pause waits before the lane attaches again. It reports false if somebody wants
+// it sooner, or it is stopped.
+func (l *lane) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-l.stir:
+	case <-l.ctx.Done():
+	}
+	return false
 }
 
 // serve attaches once and appends until something goes wrong. When it returns,
@@ -162,6 +184,9 @@ func (p *pipe) flow(ctx context.Context, at *attachment) error {
 		return err
 	}
 	for {
+		if p.l.due() {
+			return errAgain
+		}
 		if err := p.agree(at); err != nil {
 			return err
 		}
@@ -194,13 +219,32 @@ func (p *pipe) flow(ctx context.Context, at *attachment) error {
 	}
 }
 
-// settle marks the lane ready once it agrees with the broker.
+// settle marks the lane ready once it agrees with the broker and has what it
+// must have before it serves.
 func (p *pipe) settle() {
 	l := p.l
+	l.mu.Lock()
+	l.settled = true
+	state, reason := StateReady, ""
+	switch {
+	case l.refused != nil:
+		state, reason = StateRefused, l.refused.String()
+	case l.acked < l.need:
+		state, reason = StateCopying, l.copyReason()
+	}
+	done := state == StateReady && l.need > 0
+	if done {
+		l.need, l.hitch = 0, ""
+	}
+	l.unblock()
+	l.mu.Unlock()
+	if done {
+		l.f.a.log.Info("copied what the broker lacked", "topic", l.name, "partition", l.tp.Partition, "group", l.f.id)
+	}
 	if len(p.pending) == 0 {
 		l.advance(l.acked, 0, 0)
 	}
-	l.setState(StateReady, "")
+	l.setState(state, reason)
 }
 
 // drop removes the first pending item, which the broker has. The log is
@@ -252,8 +296,10 @@ func (p *pipe) answered(r broker.Result, at *attachment) error {
 	if r.Code != 0 {
 		ref := &refusal{code: r.Code, message: r.Message}
 		switch {
+		case ref.permanent() && p.pending[0].raw != nil:
+			return distrustf("%v at offset %d: this broker cannot take what the others hold", ref, p.pending[0].base)
 		case ref.permanent():
-			return distrustf("%v at offset %d: this broker cannot take what the others took", ref, p.pending[0].base)
+			p.park(ref)
 		case ref.sequence():
 			if p.refusals++; p.refusals >= maxSequenceRefusals {
 				return distrustf("%v at offset %d, %d times in a row", ref, p.pending[0].base, p.refusals)
@@ -263,7 +309,7 @@ func (p *pipe) answered(r broker.Result, at *attachment) error {
 	}
 	it := p.pending[0]
 	switch {
-	case r.BaseOffset == it.base, mutant.On(mutant.IgnoreBaseOffset):
+	case r.BaseOffset == it.base, mutant.On(mutant.IgnoreBaseOffset), mutant.On(mutant.StartOverOnEmptyBroker):
 	case r.BaseOffset < 0: // says nothing: the log end will
 		if p.refusals++; p.refusals >= maxSequenceRefusals {
 			return distrustf("the broker does not say where it put the batch committed at offset %d, %d times in a row", it.base, p.refusals)

@@ -78,15 +78,16 @@ func (t *topics) declare(o *fsm.Open) {
 }
 
 // remove deletes the broker's topic of a topic that the log closed. It returns
-// at once; the work is done when the broker can be reached. A node that stops
-// before finds the close in the log again. Called by feeders.
-func (t *topics) remove(c *fsm.Close) {
+// at once, and reports whether there is something to do; that is done when the
+// broker can be reached, then done is called, from another goroutine. A node
+// that stops before finds the close in the log again. Called by feeders.
+func (t *topics) remove(c *fsm.Close, done func()) bool {
 	t.mu.Lock()
 	delete(t.want, c.Topic)
 	b, ok := t.bound[c.Topic]
 	t.mu.Unlock()
 	if ok && b.Gone {
-		return
+		return false
 	}
 	t.wg.Add(1)
 	go func() {
@@ -95,6 +96,7 @@ func (t *topics) remove(c *fsm.Close) {
 		for t.ctx.Err() == nil {
 			err := t.delete(t.ctx, c.Name, c.Topic)
 			if err == nil {
+				done()
 				return
 			}
 			t.log.Debug("cannot delete a topic on the broker yet", "topic", c.Name, "error", err)
@@ -103,6 +105,24 @@ func (t *topics) remove(c *fsm.Close) {
 			}
 		}
 	}()
+	return true
+}
+
+// sweep deletes the topics that are bound and that the catalog says are over:
+// their closes may lie in entries that this node has passed over, after it was
+// given a leader's snapshot. Called by the catalog group's feeder.
+func (t *topics) sweep(over func(topic uint64) bool) {
+	t.mu.Lock()
+	var gone []*fsm.Close
+	for id, b := range t.bound {
+		if !b.Gone && over(id) {
+			gone = append(gone, &fsm.Close{Topic: id, Name: b.Name})
+		}
+	}
+	t.mu.Unlock()
+	for _, c := range gone {
+		t.remove(c, func() {})
+	}
 }
 
 // lock takes the right to work on a name.

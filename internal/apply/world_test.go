@@ -319,6 +319,26 @@ func (w *world) quarantined(tp fsm.TP) string {
 	return reason
 }
 
+// refusedAt waits until the broker's refusal of the batch at an offset is told.
+func (w *world) refusedAt(tp fsm.TP, offset int64) (r Refusal) {
+	w.t.Helper()
+	w.await(tp.String()+" is refused", func() bool {
+		for _, r = range w.applier.Refusals() {
+			if r.TP == tp {
+				return true
+			}
+		}
+		return false
+	})
+	if at, code, ok := w.applier.Refused(tp); !ok || at != offset || r.Offset != offset || code != r.Code {
+		w.t.Errorf("refused at %d with code %d (%t), want offset %d: %+v", at, code, ok, offset, r)
+	}
+	if w.applier.Ready(tp, 0) {
+		w.t.Errorf("%s is refused and ready", tp)
+	}
+	return r
+}
+
 func (w *world) wantQuarantine(tp fsm.TP, words string) {
 	w.t.Helper()
 	if reason := w.quarantined(tp); !strings.Contains(reason, words) {

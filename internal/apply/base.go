@@ -1,0 +1,140 @@
+package apply
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"lockstep/fsm"
+)
+
+// bases is the newest tail that the group's log has, read once for all lanes
+// that begin anew at it.
+type bases struct {
+	baseIndex atomic.Uint64 // of the newest base that is known here
+
+	baseMu  sync.Mutex // guards what follows
+	cached  *fsm.Group // never modified; nil: read it
+	of      uint64     // Rebased when it was read
+	adopted uint64     // Rebased when the feeder took one up last
+}
+
+// base returns the newest base, which nobody may modify. Any goroutine may call
+// it.
+func (f *feeder) base() (*fsm.Group, error) {
+	f.baseMu.Lock()
+	defer f.baseMu.Unlock()
+	n := f.log.Rebased().Get() // first: one that comes in between is read again
+	if f.cached != nil && f.of == n {
+		return f.cached, nil
+	}
+	g, err := f.log.Base()
+	if err != nil {
+		return nil, fmt.Errorf("read the base of group %d: %w", f.id, err)
+	}
+	f.cached, f.of = g, n
+	f.baseIndex.Store(g.Index)
+	return g, nil
+}
+
+// trust moves the base. Only the flusher calls it.
+func (f *feeder) trust(c *candidate) {
+	if c.state == nil {
+		return
+	}
+	f.log.Trust(c.index, c.state)
+	f.baseMu.Lock()
+	defer f.baseMu.Unlock()
+	f.cached = nil
+	f.baseIndex.Store(c.index)
+}
+
+// rebase takes up the base at the start, and one that a leader's snapshot
+// brought. Only the feeder's goroutine calls it.
+func (f *feeder) rebase() error {
+	if f.tail != nil && f.log.Rebased().Get() == f.adopted {
+		return nil
+	}
+	return f.adopt()
+}
+
+// adopt makes the newest base the tail. Partitions that are not in it were
+// closed in the entries that nobody here will read; the others' lanes attach
+// again and find out what their broker lacks.
+func (f *feeder) adopt() error {
+	n := f.log.Rebased().Get()
+	tail, err := f.log.Base()
+	if err != nil {
+		return fmt.Errorf("read the base of group %d: %w", f.id, err)
+	}
+	index := tail.Index
+	f.mu.Lock()
+	f.adopted = n
+	first := f.tail == nil
+	if !first && index <= f.cursor {
+		f.unlock()
+		return nil
+	}
+	if !first {
+		f.a.log.Warn("going on from a leader's snapshot: this node was too far behind the raft log",
+			"group", f.id, "from", f.cursor, "to", index)
+		f.a.count(PathRebase)
+	}
+	old := f.tail
+	f.tail, f.cursor = tail, index
+	f.baseIndex.Store(index)
+	if old != nil {
+		f.closeMissing(old, tail)
+	}
+	for _, o := range tail.Topics {
+		f.a.topics.declare(o)
+	}
+	for tp, part := range tail.Partitions {
+		if l := f.lanes[tp]; l != nil {
+			l.interrupt(errAgain)
+			continue
+		}
+		o := tail.Topics[tp.Topic]
+		if o == nil {
+			f.unlock()
+			return fmt.Errorf("the base of group %d has partition %s of a topic that it does not have", f.id, tp)
+		}
+		f.addLane(newLane(f, tp, o, index, part))
+	}
+	if tail.Catalog != nil {
+		f.a.topics.sweep(tail.Catalog.Over)
+	}
+	f.restart(index, f.a.cfg.CandidateBytes)
+	f.unlock()
+	f.dealt.Set(index)
+	f.a.flusher.nudge()
+	return nil
+}
+
+// closeMissing closes what a newer state does not have any more. f.mu is held.
+func (f *feeder) closeMissing(old, now *fsm.Group) {
+	over := make(map[uint64]string)
+	for tp, part := range old.Partitions {
+		if now.Partitions[tp] == nil {
+			f.removeLane(tp)
+			over[tp.Topic] = part.Name
+		}
+	}
+	for id, name := range over {
+		f.remove(&fsm.Close{Topic: id, Name: name}, now.Index)
+	}
+}
+
+// remove has the broker's topic deleted. Until it is, the base stays before the
+// entry that closed it. f.mu is held.
+func (f *feeder) remove(c *fsm.Close, index uint64) {
+	begun := f.a.topics.remove(c, func() {
+		f.mu.Lock()
+		delete(f.removing, c.Topic)
+		f.mu.Unlock()
+		f.a.flusher.nudge()
+	})
+	if begun {
+		f.removing[c.Topic] = index
+	}
+}

@@ -1,0 +1,221 @@
+package apply
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"lockstep/fsm"
+)
+
+// keeper remembers which partitions are quarantined, through a restart. Its
+// methods may be called from any goroutine.
+type keeper interface {
+	// quarantined says why a partition is.
+	quarantined(tp fsm.TP) (reason string, ok bool)
+	// quarantine is called before a partition's lane says that it is.
+	quarantine(tp fsm.TP, reason string)
+}
+
+// quarantine takes the partition out of service: somebody found that the
+// broker's copy is not what was committed. Any goroutine may call it; the first
+// reason counts. It returns at once: the lane is not ready from then on, its
+// own goroutine does the rest.
+func (l *lane) quarantine(reason string) {
+	l.mu.Lock()
+	if l.doom == "" && l.state != StateQuarantined && l.state != StateRebuilding && l.state != StateClosed {
+		l.doom = reason
+	}
+	if l.doom != "" {
+		l.order(&distrust{l.doom})
+	}
+	l.mu.Unlock()
+	l.f.a.bump()
+}
+
+// readmit ends a quarantine: the lane attaches again and compares, from the
+// newest base on. Any goroutine may call it; it does nothing for a lane that is
+// not quarantined.
+func (l *lane) readmit() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state == StateQuarantined || l.state == StateRebuilding {
+		signal(l.back)
+	}
+}
+
+// attempt runs serve once, in a context that others may end. A verdict that
+// came from outside takes precedence over what serve says.
+func (l *lane) attempt(serve func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(l.ctx)
+	defer cancel(nil)
+	l.mu.Lock()
+	doom := l.doom
+	l.serving = cancel
+	l.mu.Unlock()
+	var err error
+	if doom == "" {
+		err = serve(ctx)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.serving = nil
+	if l.settled {
+		l.settled = false
+		l.f.doubts.Add(1)
+	}
+	if l.doom != "" {
+		err = &distrust{l.doom}
+	}
+	return err
+}
+
+// rest is a quarantine. It reports false when the lane is stopped, true when it
+// is readmitted.
+func (p *pipe) rest(reason string) bool {
+	l := p.l
+	kept := false
+	if k := l.f.a.keeper; k != nil {
+		if _, kept = k.quarantined(l.tp); !kept {
+			k.quarantine(l.tp, reason)
+		}
+	}
+	if !kept {
+		l.f.a.count(PathQuarantine)
+	}
+	l.f.a.log.Error("partition quarantined on this node: not served until it is rebuilt",
+		"topic", l.name, "partition", l.tp.Partition, "group", l.f.id, "reason", reason)
+	p.pending, p.last = nil, nil
+	select {
+	case <-l.back: // meant for an earlier one
+	default:
+	}
+	l.give(StateQuarantined, reason, ErrQuarantined)
+	l.mu.Lock()
+	l.doom = ""
+	l.mu.Unlock()
+	select {
+	case <-l.back:
+	case <-l.ctx.Done():
+		return false
+	}
+	p.startOver()
+	l.setState(StateOpening, "")
+	return true
+}
+
+// due says whether the lane's goroutine has orders to obey.
+func (l *lane) due() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.again || l.trim != nil
+}
+
+// obey does what others ordered while the lane was attached.
+func (p *pipe) obey() {
+	l := p.l
+	l.mu.Lock()
+	again := l.again
+	if l.trim != nil {
+		n := len(p.pending)
+		for n > 0 && p.pending[n-1].base >= *l.trim {
+			n--
+			l.release(p.pending[n].size())
+		}
+		p.pending = p.pending[:n]
+		l.trim = nil
+		signal(l.wake)
+	}
+	l.mu.Unlock()
+	if again {
+		p.startOver()
+	}
+}
+
+// Refusal is a batch that the local broker will not take, now or later. Hash
+// and Sequence are the partition's before it: what a cut at Offset needs.
+type Refusal struct {
+	Group    uint32
+	TP       fsm.TP
+	Topic    string
+	Index    uint64 // of the Raft entry
+	Offset   int64
+	Sequence int32
+	Hash     uint64
+	Code     int16 // Kafka error code
+	Message  string
+	Since    time.Time
+}
+
+// String says it for people.
+func (r *Refusal) String() string {
+	return fmt.Sprintf("the broker refuses the batch at offset %d with error %d %s", r.Offset, r.Code, r.Message)
+}
+
+// park keeps the refused batch alone, to be tried again, and takes the lane off
+// the feed: what follows may be cut out of the log with it.
+func (p *pipe) park(ref *refusal) {
+	l := p.l
+	it := p.pending[0]
+	clear(p.pending[1:])
+	p.pending = p.pending[:1]
+	l.mu.Lock()
+	first := l.refused == nil
+	if first {
+		l.refused = &Refusal{Group: l.f.id, TP: l.tp, Topic: l.name, Index: it.index, Offset: it.base, Sequence: it.seq,
+			Hash: it.below, Code: ref.code, Message: ref.message, Since: time.Now()}
+	}
+	l.empty()
+	l.release(l.bytes - it.size())
+	l.mu.Unlock()
+	if first {
+		l.f.a.log.Error("the broker refuses a committed batch for good: the partition is not served on this node until all brokers refused it and it is cut, or this one is rebuilt",
+			"topic", l.name, "partition", l.tp.Partition, "group", l.f.id, "offset", it.base, "code", ref.code, "message", ref.message)
+	}
+}
+
+// Refused says that the local broker refuses for good what was committed at an
+// offset of a partition, with a Kafka error code.
+func (a *Applier) Refused(tp fsm.TP) (offset int64, code int16, ok bool) {
+	l := a.lane(tp)
+	if l == nil {
+		return 0, 0, false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.refused == nil {
+		return 0, 0, false
+	}
+	return l.refused.Offset, l.refused.Code, true
+}
+
+// Refusals lists every batch that the local broker refuses for good.
+func (a *Applier) Refusals() []Refusal {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	var out []Refusal
+	for _, l := range a.lanes {
+		l.mu.Lock()
+		if l.refused != nil {
+			out = append(out, *l.refused)
+		}
+		l.mu.Unlock()
+	}
+	return out
+}
+
+// QuarantineRefused quarantines a partition whose batch this broker alone
+// refuses. It reports whether the partition was one.
+func (a *Applier) QuarantineRefused(tp fsm.TP, reason string) bool {
+	l := a.lane(tp)
+	if l == nil {
+		return false
+	}
+	l.mu.Lock()
+	refused := l.refused != nil
+	l.mu.Unlock()
+	if refused {
+		l.quarantine(reason)
+	}
+	return refused
+}
