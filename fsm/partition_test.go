@@ -244,14 +244,15 @@ func dump(g *Group) string {
 }
 
 func dumpPartition(p *Partition) string {
-	s := fmt.Sprintf("%s %s next %d seq %d hash %x known %d forgot %v\n", p.TP, p.Name, p.NextOffset, p.Sequence, p.Hash, len(p.producers), p.forgot)
-	s += fmt.Sprintf("  start %d epoch %d from %d last %+v checkpoints %+v %+v cut %d\n", p.LogStart, p.Epoch, p.EpochStart, p.LastBatch, p.Checkpoints, p.marks, p.lastCut)
+	var s strings.Builder
+	fmt.Fprintf(&s, "%s %s next %d seq %d hash %x known %d forgot %v\n", p.TP, p.Name, p.NextOffset, p.Sequence, p.Hash, len(p.producers), p.forgot)
+	fmt.Fprintf(&s, "  start %d epoch %d from %d last %+v checkpoints %+v %+v cut %d\n", p.LogStart, p.Epoch, p.EpochStart, p.LastBatch, p.Checkpoints, p.marks, p.lastCut)
 	for e := p.recent.Front(); e != nil; e = e.Next() {
 		pr := e.Value.(*producer)
 		if p.producers[pr.id] != e {
-			s += "LOST "
+			s.WriteString("LOST ")
 		}
-		s += fmt.Sprintf("  %+v\n", *pr)
+		fmt.Fprintf(&s, "  %+v\n", *pr)
 	}
-	return s
+	return s.String()
 }

@@ -14,7 +14,7 @@ import (
 func TestReplicasAgree(t *testing.T) {
 	done := make(map[Kind]int)
 	var appended, duplicates, rejected int
-	for seed := range int64(20) {
+	for seed := range int64(10) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			counts := replicasAgree(t, rand.New(rand.NewSource(seed)), done)
 			appended, duplicates, rejected = appended+counts[Appended], duplicates+counts[Duplicate], rejected+counts[Rejected]
@@ -37,7 +37,7 @@ func replicasAgree(t *testing.T, rnd *rand.Rand, done map[Kind]int) map[Verdict]
 	gen := &generator{rnd: rnd, state: a, last: make(map[TP]batchSpec), log: make(map[TP][]placedAt)}
 	only := make(map[TP]*Group)
 	counts := make(map[Verdict]int)
-	for index := uint64(1); index <= 600; index++ {
+	for index := uint64(1); index <= 500; index++ {
 		if rnd.Intn(20) == 0 { // Raft's own
 			continue
 		}
@@ -61,7 +61,7 @@ func replicasAgree(t *testing.T, rnd *rand.Rand, done map[Kind]int) map[Verdict]
 				}
 			}
 		}
-		if rnd.Intn(15) == 0 {
+		if rnd.Intn(25) == 0 {
 			b = again(t, b)
 		}
 		if tp := gen.tp(); rnd.Intn(30) == 0 {
