@@ -114,7 +114,7 @@ func openBolt(path string, options *bbolt.Options) (b *boltstore.BoltStore, err 
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("%s: %v: %w", path, p, errDamaged)
+			err = fmt.Errorf("%s: %v: %w; %s", path, p, errDamaged, adviceLost)
 		}
 	}()
 	return boltstore.New(boltstore.Options{Path: path, BoltOptions: options})

@@ -1,0 +1,274 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"lockstep/fsm"
+)
+
+func bothStores(t *testing.T, f func(*testing.T, string)) {
+	for _, kind := range []string{StoreWAL, StoreBoltDB} {
+		t.Run(kind, func(t *testing.T) { t.Parallel(); f(t, kind) })
+	}
+}
+
+func encoded(g *Group) (raw []byte) {
+	g.Read(func(s *fsm.Group) { raw = s.Encode() })
+	return raw
+}
+
+// The log is cut as far as the broker is trusted, and no further; a restart
+// from a snapshot and what is left gives the same state.
+func TestLogIsCutOnlyToTheTail(t *testing.T) {
+	bothStores(t, func(t *testing.T, kind string) {
+		c := newTestCluster(t, 1, smallLogs(kind))
+		c.start(1)
+		c.settled()
+		c.openLoad()
+		g := c.nodes[1].Group(1)
+		early := newTailer(t, g)
+		c.load(2<<20, 8<<10)
+		c.eventually("a snapshot is taken", func() (bool, string) { return g.LogStatus().SnapshotIndex > 0, "none" })
+		if st := g.LogStatus(); st.FirstIndex != 1 || st.HeldBytes < 2<<20 || st.TailIndex != 0 {
+			t.Fatalf("the broker is trusted with nothing, and the log is %+v", st)
+		}
+		half := g.Log().Applied().Get() / 2
+		early.follow(half)
+		early.trust()
+		c.load(2<<20, 8<<10)
+		c.eventually("the log is cut", func() (bool, string) {
+			st := g.LogStatus()
+			return st.FirstIndex == half+1, fmt.Sprintf("%+v", st)
+		})
+		c.load(1<<20, 8<<10) // snapshots go on
+		if st := g.LogStatus(); st.FirstIndex != half+1 || st.TailIndex != half {
+			t.Fatalf("the broker is trusted up to %d, and the log is cut: %+v", half, st)
+		}
+		want := encoded(g)
+		c.stop(1)
+		c.start(1)
+		g = c.nodes[1].Group(1)
+		c.leader(1)
+		if got := encoded(g); !bytes.Equal(withIndex(t, got), withIndex(t, want)) {
+			t.Error("the state after the restart is another one")
+		}
+		late := newTailer(t, g)
+		if late.at != half {
+			t.Fatalf("the base is at %d, want %d", late.at, half)
+		}
+		late.sameAsHead()
+		if late.bases != 1 {
+			t.Errorf("the log does not reach from the base to the head")
+		}
+	})
+}
+
+// withIndex drops the index, which grows with entries that hold nothing.
+func withIndex(t *testing.T, raw []byte) []byte {
+	t.Helper()
+	g, err := fsm.DecodeGroup(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.Index, g.ClockMs = 0, 0
+	return g.Encode()
+}
+
+// A follower that was away for longer than the log is kept gets the leader's
+// snapshot: its base is the head, and it says so. It can restart at once, and
+// goes on.
+func TestFollowerBeyondTheLog(t *testing.T) {
+	bothStores(t, func(t *testing.T, kind string) {
+		c := newTestCluster(t, 3, smallLogs(kind))
+		c.start(1, 2, 3)
+		c.settled()
+		c.openLoad()
+		c.load(128<<10, 8<<10)
+		stale, err := c.nodes[3].Group(1).Log().Applied().Wait(c.ctx(), 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.stop(3)
+		stop := c.trustAll(1, 2)
+		defer stop()
+		c.load(4<<20, 8<<10)
+		lead := c.leader(1).Group(1)
+		c.eventually("the log is cut", func() (bool, string) {
+			st := lead.LogStatus()
+			return st.FirstIndex > stale+1, fmt.Sprintf("%+v", st)
+		})
+
+		c.start(3)
+		g := c.nodes[3].Group(1)
+		ctx := c.ctx()
+		if _, err := g.Log().Rebased().Wait(ctx, 1); err != nil {
+			t.Fatal("no snapshot was installed")
+		}
+		base, err := g.Log().Base()
+		if err != nil || base.Index <= stale {
+			t.Fatalf("the base is at %d, %v; the snapshot is beyond %d", base.Index, err, stale)
+		}
+		c.eventually("the old log is removed", func() (bool, string) {
+			st := g.LogStatus()
+			return st.TailIndex >= base.Index && (st.FirstIndex == 0 || st.FirstIndex > base.Index), fmt.Sprintf("%+v", st)
+		})
+		c.load(64<<10, 8<<10)
+		want := lead.Log().Applied().Get()
+		if _, err := g.Log().Applied().Wait(ctx, want); err != nil {
+			t.Fatal("node 3 does not follow")
+		}
+		newTailer(t, g).sameAsHead()
+
+		c.stop(3)
+		c.start(3)
+		g = c.nodes[3].Group(1)
+		c.load(2<<20, 8<<10)
+		if _, err := g.Log().Applied().Wait(ctx, lead.Log().Applied().Get()); err != nil {
+			t.Fatal("node 3 does not follow after its restart")
+		}
+		newTailer(t, g).sameAsHead()
+	})
+}
+
+// With the newest snapshot damaged the node starts from the one before: the
+// log still reaches.
+func TestDamagedSnapshot(t *testing.T) {
+	bothStores(t, func(t *testing.T, kind string) {
+		c := newTestCluster(t, 1, smallLogs(kind))
+		c.start(1)
+		c.settled()
+		c.openLoad()
+		stop := c.trustAll(1)
+		c.load(3<<20, 8<<10)
+		g := c.nodes[1].Group(1)
+		c.eventually("the log is cut", func() (bool, string) {
+			st := g.LogStatus()
+			return st.FirstIndex > 20, fmt.Sprintf("%+v", st)
+		})
+		stop()
+		want := encoded(g)
+		c.stop(1)
+		newest := g.stores.snaps.last()
+		flip(t, filepath.Join(groupDir(c.dataDir(1), 1), snapshotsDir, newest.id, "state.bin"), 60)
+		c.start(1)
+		c.leader(1)
+		g = c.nodes[1].Group(1)
+		if now := g.stores.snaps.last(); now.index >= newest.index {
+			t.Fatalf("the damaged snapshot at %d counts: %+v", newest.index, now)
+		}
+		if !bytes.Equal(withIndex(t, encoded(g)), withIndex(t, want)) {
+			t.Error("the state from the older snapshot is another one")
+		}
+		f := newTailer(t, g)
+		if f.sameAsHead(); f.bases != 1 {
+			t.Error("the log does not reach from the older snapshot's tail")
+		}
+		c.stop(1)
+
+		// Without any snapshot the log alone is not enough.
+		snaps, err := filepath.Glob(filepath.Join(groupDir(c.dataDir(1), 1), snapshotsDir, "*", "state.bin"))
+		if err != nil || len(snaps) == 0 {
+			t.Fatal(snaps, err)
+		}
+		for _, s := range snaps {
+			flip(t, s, 60)
+		}
+		if _, err := c.open(1); !errors.Is(err, errDamaged) {
+			t.Fatalf("a node whose snapshots are all damaged starts: %v", err)
+		}
+	})
+}
+
+func flip(t *testing.T, path string, at int64) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b [1]byte
+	if _, err = f.ReadAt(b[:], at); err == nil {
+		b[0] ^= 0x40
+		_, err = f.WriteAt(b[:], at)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What a group takes on disk does not grow with what it has committed.
+func TestDiskIsBounded(t *testing.T) {
+	bothStores(t, func(t *testing.T, kind string) {
+		c := newTestCluster(t, 1, func(cfg *Config) {
+			smallLogs(kind)(cfg)
+			cfg.Retention.LogRetainBytes = 1 << 20 // half of it for each group
+		})
+		c.start(1)
+		c.settled()
+		c.openLoad()
+		defer c.trustAll(1)()
+		g := c.nodes[1].Group(1)
+		var sizes []int64
+		for range 6 {
+			c.load(4<<20, 16<<10)
+			c.eventually("the log is cut", func() (bool, string) {
+				st := g.LogStatus()
+				return st.LogBytes < 2<<20, fmt.Sprintf("%+v", st)
+			})
+			if st := g.LogStatus(); st.LogBytes < 512<<10 {
+				t.Errorf("less is kept for followers than is asked for: %+v", st)
+			}
+			g.disk.mu.Lock()
+			g.disk.at = time.Time{}
+			g.disk.mu.Unlock()
+			sizes = append(sizes, g.LogStatus().DiskBytes)
+		}
+		t.Logf("%s: bytes on disk after every 4 MiB: %d", kind, sizes)
+		if last := sizes[len(sizes)-1]; last > 8<<20 {
+			t.Errorf("%d bytes on disk for 24 MiB committed", last)
+		}
+	})
+}
+
+// A log over its limit lets nothing new in until the broker has flushed.
+func TestRoom(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, 1, func(cfg *Config) {
+		smallLogs(StoreWAL)(cfg)
+		cfg.Retention.LogLimitBytes = 1 << 20 // half of it for each group
+	})
+	c.start(1)
+	c.settled()
+	c.openLoad()
+	g := c.nodes[1].Group(1)
+	if err := g.Room(c.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	f := newTailer(t, g)
+	c.load(1<<20, 8<<10)
+	if held, limit := g.Log().Bytes(); held < 1<<20 || limit != 512<<10 {
+		t.Fatalf("%d bytes are held, the limit is %d", held, limit)
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	gaveUp := errors.New("the client gave up")
+	cancel(gaveUp)
+	if err := g.Room(ctx); !errors.Is(err, gaveUp) {
+		t.Fatalf("a full log has room: %v", err)
+	}
+	free := make(chan error, 1)
+	go func() { free <- g.Room(c.ctx()) }()
+	f.follow(g.Log().Applied().Get())
+	f.trust()
+	if err := <-free; err != nil {
+		t.Fatal(err)
+	}
+	if held, _ := g.Log().Bytes(); held > sizeBlockBytes {
+		t.Errorf("%d bytes are held after everything was trusted", held)
+	}
+}
