@@ -145,7 +145,9 @@ type Applier struct {
 	log    hclog.Logger
 	topics *topics
 	copier source // nil if there is nobody to copy from; set before Open
-	keeper keeper // nil if quarantines end with the process; set before Open
+	keeper keeper // nil if quarantines end with the process
+
+	quarantines *quarantines // the keeper; set by Open
 
 	flusher *flusher
 	counts  counts
@@ -202,6 +204,10 @@ func (a *Applier) Open(logs map[uint32]Log) error {
 	if a.topics, err = newTopics(a.ctx, a.cfg.Broker, b, a.log); err != nil {
 		return errors.Join(fmt.Errorf("read the bindings of topics to the broker's: %w", err), b.close())
 	}
+	if a.quarantines, err = newQuarantines(b, a.log); err != nil {
+		return err
+	}
+	a.keeper = a.quarantines
 	for id, l := range logs {
 		a.feeders[id] = newFeeder(a, id, l)
 	}

@@ -43,10 +43,10 @@ func (l *lane) look(ctx context.Context) (*attachment, error) {
 		return nil, fmt.Errorf("read the last batch: %w", err)
 	}
 	if at.last, _, err = kafkawire.ParseBatch(raw); err != nil {
-		return nil, distrustf("the broker's last batch before offset %d is unreadable: %v", end, err)
+		return nil, CauseCorrupt.distrust("the broker's last batch before offset %d is unreadable: %v", end, err)
 	}
 	if diff := foreign(l.tp.Topic, at.last); diff != "" {
-		return nil, distrustf("the broker's last batch, at offset %d, %s", at.last.BaseOffset(), diff)
+		return nil, CauseForeign.distrust("the broker's last batch, at offset %d, %s", at.last.BaseOffset(), diff)
 	}
 	return at, nil
 }
@@ -81,7 +81,7 @@ func (p *pipe) begin(at *attachment) error {
 	}
 	if p.last != nil && at.last != nil && p.last.end() == at.end {
 		if diff := p.last.compare(l.tp.Topic, at.last, l.compacted); diff != "" {
-			return distrustf("the broker's last batch %s", diff)
+			return CauseDivergent.distrust("the broker's last batch %s", diff)
 		}
 	} // else its tail was deleted by retention: nothing to compare
 	p.agreed(at)
@@ -192,7 +192,7 @@ func (p *pipe) agree(at *attachment) error {
 		case it.end() == at.end:
 			if at.last != nil {
 				if diff := it.compare(p.l.tp.Topic, at.last, p.l.compacted); diff != "" {
-					return distrustf("the broker's last batch %s", diff)
+					return CauseDivergent.distrust("the broker's last batch %s", diff)
 				}
 			}
 			p.last = it.trace()
@@ -200,7 +200,7 @@ func (p *pipe) agree(at *attachment) error {
 			p.agreed(at)
 			return nil
 		case it.base < at.end:
-			return distrustf("the broker's log ends at offset %d, inside the committed batch %d+%d", at.end, it.base, it.count)
+			return CauseDivergent.distrust("the broker's log ends at offset %d, inside the committed batch %d+%d", at.end, it.base, it.count)
 		default:
 			// Items begin above the broker's end: they were taken up
 			// when the broker had more. Read again.
@@ -235,5 +235,5 @@ func (p *pipe) tooLong(at *attachment, m mark) error {
 	if part == nil || at.end <= part.NextOffset {
 		return nil
 	}
-	return distrustf("the broker's log ends at offset %d, but only %d offsets were ever committed: something else writes to it", at.end, part.NextOffset)
+	return CauseTooLong.distrust("the broker's log ends at offset %d, but only %d offsets were ever committed: something else writes to it", at.end, part.NextOffset)
 }

@@ -3,7 +3,6 @@ package apply
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"lockstep/fsm"
@@ -168,7 +167,7 @@ func (l *lane) cutFrom(offset int64, index uint64) []waiter {
 		return nil
 	}
 	if l.acked > offset && l.doom == "" {
-		l.doom = fmt.Sprintf("the broker holds the batch at offset %d, which was cut out of the log because no broker took it", offset)
+		l.doom = CauseDivergent.because("the broker holds the batch at offset %d, which was cut out of the log because no broker took it", offset)
 	}
 	l.dropQueue(offset)
 	l.high = min(l.high, offset)

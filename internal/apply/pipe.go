@@ -297,12 +297,12 @@ func (p *pipe) answered(r broker.Result, at *attachment) error {
 		ref := &refusal{code: r.Code, message: r.Message}
 		switch {
 		case ref.permanent() && p.pending[0].raw != nil:
-			return distrustf("%v at offset %d: this broker cannot take what the others hold", ref, p.pending[0].base)
+			return CauseRefused.distrust("%v at offset %d: this broker cannot take what the others hold", ref, p.pending[0].base)
 		case ref.permanent():
 			p.park(ref)
 		case ref.sequence():
 			if p.refusals++; p.refusals >= maxSequenceRefusals {
-				return distrustf("%v at offset %d, %d times in a row", ref, p.pending[0].base, p.refusals)
+				return CauseRefused.distrust("%v at offset %d, %d times in a row", ref, p.pending[0].base, p.refusals)
 			}
 		}
 		return ref
@@ -312,11 +312,11 @@ func (p *pipe) answered(r broker.Result, at *attachment) error {
 	case r.BaseOffset == it.base, mutant.On(mutant.IgnoreBaseOffset), mutant.On(mutant.StartOverOnEmptyBroker):
 	case r.BaseOffset < 0: // says nothing: the log end will
 		if p.refusals++; p.refusals >= maxSequenceRefusals {
-			return distrustf("the broker does not say where it put the batch committed at offset %d, %d times in a row", it.base, p.refusals)
+			return CauseBaseOffset.distrust("the broker does not say where it put the batch committed at offset %d, %d times in a row", it.base, p.refusals)
 		}
 		return fmt.Errorf("append answered without an offset: %w", errAgain)
 	default:
-		return distrustf("the broker put the batch committed at offset %d at offset %d", it.base, r.BaseOffset)
+		return CauseBaseOffset.distrust("the broker put the batch committed at offset %d at offset %d", it.base, r.BaseOffset)
 	}
 	p.refusals = 0
 	at.success = true

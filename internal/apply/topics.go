@@ -255,7 +255,7 @@ func (t *topics) takeOver(ctx context.Context, id uint64, want *fsm.Open) error 
 			return fmt.Errorf("read the log end offset: %w", err)
 		}
 		if end > 0 {
-			return distrustf("the broker already has a topic %q that lockstep did not create, and it holds records: move it away or delete it on that broker, then restart this node", want.Name)
+			return CauseForeign.distrust("the broker already has a topic %q that lockstep did not create, and it holds records: move it away or delete it on that broker, then restart this node", want.Name)
 		}
 	}
 	t.log.Info("replacing an empty topic that lockstep did not create", "topic", want.Name)

@@ -215,7 +215,7 @@ func (a *Applier) QuarantineRefused(tp fsm.TP, reason string) bool {
 	refused := l.refused != nil
 	l.mu.Unlock()
 	if refused {
-		l.quarantine(reason)
+		l.quarantine(CauseRefused.because("%s", reason))
 	}
 	return refused
 }
