@@ -29,6 +29,9 @@ func (s *lazyLog) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l
 func (s *lazyLog) StoreLogs(ls []*raft.Log) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if ls[0].Index == 1 {
+		return s.LogStore.StoreLogs(ls) // the configuration: stored, closed and opened again
+	}
 	if s.last == 0 {
 		s.first = ls[0].Index
 		time.AfterFunc(laziness, s.write)
