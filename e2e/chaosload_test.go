@@ -44,7 +44,7 @@ type load struct {
 	acked   map[string]map[int32]int              // acknowledgements by topic and partition
 	seen    map[string]map[string]map[int32]int64 // by assigned consumer: the offset after the last record
 	changed chan struct{}                         // closed and replaced at every acknowledgement and read
-	onFatal func(format string, args ...any)      // an idempotent producer met what it must never meet
+	found   []string                              // what the harness itself found wrong
 	leaders map[int]groupLeader                   // by group, as last heard
 }
 
@@ -56,8 +56,7 @@ type groupLeader struct {
 func newLoad(t *testing.T, c *cluster, log *check.Log, topics ...loadTopic) *load {
 	t.Helper()
 	l := &load{t: t, c: c, log: log, topics: topics, stopProducers: make(chan struct{}), ends: map[string]map[int32]int64{},
-		acked: map[string]map[int32]int{}, seen: map[string]map[string]map[int32]int64{}, changed: make(chan struct{}), leaders: map[int]groupLeader{},
-		onFatal: t.Errorf}
+		acked: map[string]map[int32]int{}, seen: map[string]map[string]map[int32]int64{}, changed: make(chan struct{}), leaders: map[int]groupLeader{}}
 	l.readers, l.stopReaders = context.WithCancel(context.Background())
 	for i, topic := range topics {
 		c.createTopic(c.nodes[i%len(c.nodes)], topic.name, topic.partitions)
@@ -77,7 +76,7 @@ func (l *load) idempotent(name string, topic loadTopic, tick time.Duration, code
 		kgo.ProduceRequestTimeout(time.Second), kgo.RequestTimeoutOverhead(time.Second), kgo.RetryTimeout(time.Minute),
 		kgo.MaxBufferedRecords(2000), kgo.MetadataMaxAge(2*time.Second),
 		kgo.ProducerOnDataLossDetected(func(topic string, p int32) {
-			l.onFatal("producer %s was told that its sequence on %s/%d does not follow what is there", name, topic, p)
+			l.fatal("producer %s was told that its sequence on %s/%d does not follow what is there", name, topic, p)
 		}),
 	)...)
 	if err != nil {
@@ -122,6 +121,23 @@ func payloadSize() int {
 		return 1000 + rand.IntN(4000)
 	default:
 		return 60 + rand.IntN(200)
+	}
+}
+
+// fatal notes what is wrong whatever the rows say, as a client that was told
+// what it must never be told.
+func (l *load) fatal(format string, args ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.found = append(l.found, fmt.Sprintf(format, args...))
+}
+
+// report hands what was noted to the checker, which nobody else uses any more.
+func (l *load) report(c *check.Checker) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range l.found {
+		c.Reported("%s", f)
 	}
 }
 
@@ -296,7 +312,7 @@ func (l *load) read(cl *kgo.Client, name string, group bool) {
 		fetches.EachError(func(topic string, p int32, err error) {
 			// A group's coordinator may be gone; an assigned reader has no excuse.
 			if !group {
-				l.onFatal("consumer %s, %s/%d: %v", name, topic, p, err)
+				l.fatal("consumer %s, %s/%d: %v", name, topic, p, err)
 			}
 		})
 		fetches.EachRecord(func(r *kgo.Record) {
@@ -343,6 +359,9 @@ func (l *load) askEnd(by string, n *node, topic string, p int32) bool {
 	end, err := endOffset(ctx, n.kafkaAddr(), topic, p)
 	if err == nil {
 		l.log.Add(check.Event{Kind: check.End, By: by, Topic: topic, Partition: p, Offset: end})
+		// A node shows ends only of partitions that it leads, and whoever leads
+		// has all that was ever shown: no restart may take one back.
+		l.log.Add(check.Event{Kind: check.Watch, By: by, Topic: topic, Partition: p, Offset: end})
 	}
 	return err == nil
 }

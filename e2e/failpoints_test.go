@@ -273,6 +273,7 @@ func (k *pointKills) finish(ctx context.Context, checker *check.Checker) {
 	if err := k.l.dump(ctx, k.c.nodes); err != nil {
 		t.Fatal(err)
 	}
+	k.l.report(checker)
 	if err := k.log.Flush(); err != nil {
 		t.Error(err)
 	}

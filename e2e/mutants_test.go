@@ -211,7 +211,6 @@ func runMutant(t *testing.T, mc mutantCase, mutant string) (check.Report, time.D
 	checker := check.New(check.Need{})
 	m := &mutantRun{t: t, ctx: ctx, c: c, net: w, log: check.NewLog(file, checker), topic: loadTopic{"m", 2}}
 	m.l = newLoad(t, c, m.log, m.topic)
-	m.l.onFatal = checker.Reported
 	m.l.assigned("reader", c.nodes[0])
 	begin := time.Now()
 	mc.run(m)
@@ -234,7 +233,7 @@ func (m *mutantRun) finish(checker *check.Checker, quarantineExpected bool) {
 		return waitUntil(ctx, 100*time.Millisecond, f)
 	}
 	if err := within(5*time.Second, func(ctx context.Context) error { return m.l.finishProducing(ctx) }); err != nil {
-		checker.Reported("producers got no answer: %v", err)
+		m.l.fatal("producers got no answer: %v", err)
 	}
 	whole := func() []*node {
 		return slices.DeleteFunc(slices.Clone(m.c.nodes), func(n *node) bool { return len(n.logLines("partition quarantined")) > 0 })
@@ -246,17 +245,18 @@ func (m *mutantRun) finish(checker *check.Checker, quarantineExpected bool) {
 		return m.l.brokersHold(ctx, whole())
 	})
 	if err != nil {
-		checker.Reported("brokers do not come up to date: %v", err)
+		m.l.fatal("brokers do not come up to date: %v", err)
 	}
 	if lines := m.c.logLines("partition quarantined"); len(lines) > 0 && !quarantineExpected {
-		checker.Reported("partitions were quarantined, first: %s", lines[0])
+		m.l.fatal("partitions were quarantined, first: %s", lines[0])
 	}
 	reading, cancelReading := context.WithTimeout(ctx, 3*time.Second)
 	defer cancelReading()
 	m.l.finishReading(reading)
 	if err := m.l.dump(ctx, whole()); err != nil {
-		checker.Reported("brokers cannot be read: %v", err)
+		m.l.fatal("brokers cannot be read: %v", err)
 	}
+	m.l.report(checker)
 	if err := m.log.Flush(); err != nil {
 		m.t.Error(err)
 	}
