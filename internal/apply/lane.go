@@ -134,7 +134,7 @@ func (l *lane) advance(end int64, n int64, oldest uint64) {
 // takeDue takes out the waiters whose wish has come true. l.mu is held; they
 // are called after it is released.
 func (l *lane) takeDue() []waiter {
-	if l.state != StateReady || l.doom != "" {
+	if !l.serves() {
 		return nil
 	}
 	return l.takeWaiters(func(w waiter) bool { return w.end <= l.acked })
@@ -197,7 +197,7 @@ func (l *lane) whenVisible(end int64, fn func(error)) {
 		err = ErrClosed
 	case l.state == StateQuarantined || l.state == StateRebuilding:
 		err = ErrQuarantined
-	case l.acked < end || l.state != StateReady || l.doom != "":
+	case l.acked < end || !l.serves():
 		l.waiters = append(l.waiters, waiter{end, fn})
 		l.mu.Unlock()
 		return
@@ -209,8 +209,13 @@ func (l *lane) whenVisible(end int64, fn func(error)) {
 func (l *lane) ready(required int64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.state == StateReady && l.doom == "" && l.acked >= max(required, l.high)
+	return l.serves() && l.acked >= max(required, l.high)
 }
+
+// serves says whether clients may be told of the partition: what was found
+// since by others, or by an answer, counts before the state shows it. l.mu is
+// held.
+func (l *lane) serves() bool { return l.state == StateReady && l.doom == "" && l.refused == nil }
 
 func (l *lane) held() int64 {
 	l.mu.Lock()

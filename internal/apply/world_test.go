@@ -16,7 +16,8 @@ import (
 	"lockstep/internal/watch"
 )
 
-// memLog is a committed log in memory.
+// memLog is a committed log in memory, with a base. It cuts itself behind the
+// base as early as it may.
 type memLog struct {
 	group   uint32
 	applied watch.Index
@@ -24,25 +25,57 @@ type memLog struct {
 
 	mu      sync.Mutex
 	entries [][]byte // of index 1 on; nil is one of Raft's own
+	first   uint64   // entries before it were deleted
+	keep    bool     // do not cut behind the base
+	base    []byte   // nil: of index 0
+	trusted []uint64 // indexes of Trust
+	limit   int64
 }
+
+var errGoneHere = errors.New("entry was deleted")
 
 func (l *memLog) Applied() *watch.Index { return &l.applied }
 
 func (l *memLog) Rebased() *watch.Index { return &l.rebased }
 
-func (l *memLog) Base() (*fsm.Group, error) { return fsm.NewGroup(l.group), nil }
+func (l *memLog) Base() (*fsm.Group, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.base == nil {
+		return fsm.NewGroup(l.group), nil
+	}
+	return fsm.DecodeGroup(l.base)
+}
 
-func (l *memLog) Trust(uint64, []byte) {}
+func (l *memLog) Trust(index uint64, state []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.base = state
+	l.trusted = append(l.trusted, index)
+	if !l.keep {
+		l.first = index + 1
+	}
+}
 
-func (l *memLog) Gone(error) bool { return false }
+func (l *memLog) Gone(err error) bool { return errors.Is(err, errGoneHere) }
 
-func (l *memLog) Bytes() (held, limit int64) { return 0, 0 }
+func (l *memLog) Bytes() (held, limit int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := l.first; i < uint64(len(l.entries)); i++ {
+		held += int64(len(l.entries[i]))
+	}
+	return held, l.limit
+}
 
 func (l *memLog) Entry(index uint64) ([]byte, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if index == 0 || index > l.applied.Get() {
+	switch {
+	case index == 0 || index > l.applied.Get():
 		return nil, fmt.Errorf("entry %d is not applied", index)
+	case index < l.first:
+		return nil, errGoneHere
 	}
 	return l.entries[index-1], nil
 }
@@ -52,6 +85,21 @@ func (l *memLog) add(data []byte) uint64 {
 	defer l.mu.Unlock()
 	l.entries = append(l.entries, data)
 	return uint64(len(l.entries))
+}
+
+// install is a leader's snapshot: the head's state takes the place of the log.
+func (l *memLog) install(head *fsm.Group) {
+	l.mu.Lock()
+	l.base, l.first = head.Encode(), uint64(len(l.entries))+1
+	l.mu.Unlock()
+	l.rebased.Set(l.rebased.Get() + 1)
+	l.applied.Set(head.Index)
+}
+
+func (l *memLog) trusts() []uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.trusted)
 }
 
 // world is one node: logs, the state machines that Raft would apply to, a
@@ -65,20 +113,30 @@ type world struct {
 	logs    map[uint32]*memLog
 	heads   map[uint32]*fsm.Group
 
+	peer source         // where copies come from, nil if from nowhere
+	edit func(*Applier) // of every applier before it is opened
+
 	names  map[uint64]string
 	groups map[fsm.TP]uint32
-	want   map[fsm.TP][]item // everything that was appended
+	mu     sync.Mutex
+	want   map[fsm.TP][]item // everything that was appended; guarded by mu
 	level  uint64
 	fill   byte
 }
 
 // newWorld has groups numbered from 1 and a running applier.
 func newWorld(t *testing.T, groups uint32, edit func(*Config)) *world {
-	w := &world{t: t, broker: newTestBroker(t), logs: make(map[uint32]*memLog), heads: make(map[uint32]*fsm.Group),
-		names: make(map[uint64]string), groups: make(map[fsm.TP]uint32), want: make(map[fsm.TP][]item)}
+	w := &world{}
+	w.setUp(t, groups, edit)
+	return w
+}
+
+func (w *world) setUp(t *testing.T, groups uint32, edit func(*Config)) {
+	w.t, w.broker, w.logs, w.heads = t, newTestBroker(t), make(map[uint32]*memLog), make(map[uint32]*fsm.Group)
+	w.names, w.groups, w.want = make(map[uint64]string), make(map[fsm.TP]uint32), make(map[fsm.TP][]item)
 	w.local = newLocal(t, w.broker.addr)
 	for id := uint32(1); id <= groups; id++ {
-		w.logs[id], w.heads[id] = &memLog{group: id}, fsm.NewGroup(id)
+		w.group(id)
 	}
 	w.cfg = Config{Broker: w.local, DataDir: t.TempDir(), Logger: hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: &testLog{t: t}})}
 	if edit != nil {
@@ -86,8 +144,9 @@ func newWorld(t *testing.T, groups uint32, edit func(*Config)) *world {
 	}
 	w.start()
 	t.Cleanup(w.stop)
-	return w
 }
+
+func (w *world) group(id uint32) { w.logs[id], w.heads[id] = &memLog{group: id}, fsm.NewGroup(id) }
 
 // testLog writes log lines to the test that they belong to, while it runs.
 type testLog struct{ t *testing.T }
@@ -102,6 +161,12 @@ func (l *testLog) Write(p []byte) (int, error) {
 func (w *world) start() {
 	w.t.Helper()
 	w.applier = New(w.cfg)
+	if w.peer != nil {
+		w.applier.copier = w.peer
+	}
+	if w.edit != nil {
+		w.edit(w.applier)
+	}
 	logs := make(map[uint32]Log)
 	for id, l := range w.logs {
 		logs[id] = l
@@ -149,9 +214,15 @@ func (w *world) commitSilently(group uint32, cmds ...fsm.Command) []fsm.Result {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for i := range results {
-		if r := &results[i]; r.Verdict == fsm.Appended {
+		r := &results[i]
+		switch {
+		case r.Verdict == fsm.Appended:
 			w.want[r.TP] = append(w.want[r.TP], newItem(index, r))
+		case r.Kind == fsm.KindCut && r.Verdict == fsm.Done:
+			w.want[r.TP] = slices.DeleteFunc(w.want[r.TP], func(it item) bool { return it.base >= r.BaseOffset })
 		}
 	}
 	return results
