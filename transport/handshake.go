@@ -101,7 +101,7 @@ func (t *Transport) accept(c *conn) (opening, error) {
 	if err := t.judge(c, o, secured); err != nil {
 		return o, refusal{err}
 	}
-	hello, err := appendAnswer(nil, answer{protocol: protocolVersion, hello: t.cfg.Self})
+	hello, err := appendAnswer(nil, answer{protocol: protocolVersion, hello: t.self()})
 	if err != nil {
 		return o, err
 	}
@@ -245,7 +245,7 @@ func (t *Transport) introduce(ctx context.Context, c *conn, node int32, kind str
 		}
 		c.Conn = secured
 	}
-	b, err := appendOpening(nil, opening{protocol: protocolVersion, kind: kind, group: group, hello: t.cfg.Self})
+	b, err := appendOpening(nil, opening{protocol: protocolVersion, kind: kind, group: group, hello: t.self()})
 	if err != nil {
 		return Hello{}, err
 	}

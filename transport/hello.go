@@ -57,11 +57,17 @@ type Hello struct {
 	Incarnation string `json:"incarnation"` // random, written before the node's first start; judged by the Gate
 	Groups      int    `json:"groups"`      // number of Raft groups; must be equal on all nodes
 	Version     string `json:"version"`     // of the software, for logs and the Gate; not compared here
+
+	// Recovery counts the recoveries from a lost quorum that the node has
+	// been through; judged by the Gate.
+	Recovery int16 `json:"recovery,omitempty"`
 }
 
 // validate checks the bounds that hold for every Hello, ours and a peer's.
 func (h Hello) validate() error {
 	switch {
+	case h.Recovery < 0:
+		return fmt.Errorf("recovery number %d is negative", h.Recovery)
 	case h.NodeID < 0:
 		return fmt.Errorf("node id %d is negative", h.NodeID)
 	case h.ClusterID == "":

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -115,6 +116,8 @@ type Transport struct {
 	wg      sync.WaitGroup // every goroutine started by spawn
 	ctx     context.Context
 	cancel  context.CancelFunc
+
+	recovery atomic.Int32 // what this node says of itself, see SetRecovery
 
 	mu       sync.Mutex // guards everything below
 	listener net.Listener
@@ -273,6 +276,20 @@ func (t *Transport) SetPeer(node int32, addr string) {
 	if old != "" && old != addr {
 		t.DropPeer(node)
 	}
+}
+
+// self is what this node says of itself now.
+func (t *Transport) self() Hello {
+	h := t.cfg.Self
+	h.Recovery = max(h.Recovery, int16(t.recovery.Load()))
+	return h
+}
+
+// SetRecovery raises the recovery number that this node says of itself. It
+// closes every connection, so that the peers hear it.
+func (t *Transport) SetRecovery(number int16) {
+	t.recovery.Store(int32(number))
+	t.reg.closeWhere(func(*conn) bool { return true })
 }
 
 // DropPeer closes every connection with a node, in both directions. The Gate

@@ -19,15 +19,45 @@ var errStranger = errors.New("not on record")
 
 // Admit implements transport.Gate.
 func (n *Node) Admit(peer transport.Hello, raftStream bool) error {
+	member := n.Member()
+	if member && peer.Recovery > n.recovery() {
+		return n.leftBehind(peer)
+	}
 	if !raftStream {
 		return nil // calls by strangers reach the join handler only
 	}
-	if !n.Member() {
+	if !member {
 		return errors.New("this node is not a member yet")
 	}
-	err := n.judge(peer.NodeID, peer.Incarnation)
+	err := n.judgeRecovery(peer)
+	if err == nil {
+		err = n.judge(peer.NodeID, peer.Incarnation)
+	}
 	n.noteStranger(peer.NodeID, err)
 	return err
+}
+
+// judgeRecovery keeps a node out that was not there when the cluster was
+// recovered from the loss of its quorum: what it holds may have been given up.
+func (n *Node) judgeRecovery(peer transport.Hello) error {
+	if own := n.recovery(); peer.Recovery < own {
+		return fmt.Errorf("node %d was not there at recovery %d of the cluster (it knows of %d): empty its data_dir and readmit it", peer.NodeID, own, peer.Recovery)
+	}
+	return nil
+}
+
+// leftBehind stops this node: the cluster was recovered without it, and with
+// others like it, it could go on as if nothing had happened.
+func (n *Node) leftBehind(peer transport.Hello) error {
+	err := fmt.Errorf("the cluster was recovered without this node: node %d is of recovery %d, this one of %d; empty data_dir and readmit this node", peer.NodeID, peer.Recovery, n.recovery())
+	n.fail(err)
+	return err
+}
+
+func (n *Node) recovery() int16 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.identity.Recovery
 }
 
 // judge says whether a node is who the cluster knows under its id.
@@ -78,7 +108,7 @@ func (n *Node) heardJoin(ctx context.Context, from transport.Hello, payload []by
 		answer.Changed = s.changed
 		return json.Marshal(answer)
 	}
-	answer.Member = true
+	answer.Member, answer.Recovery = true, n.recovery()
 	err = n.judge(from.NodeID, from.Incarnation)
 	if errors.Is(err, errStranger) && req.Enter {
 		err = n.admit(ctx, from, req.Node)

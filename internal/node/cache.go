@@ -69,10 +69,20 @@ func (c *cachedLog) StoreLogs(logs []*raft.Log) error {
 }
 
 // DeleteRange implements raft.LogStore. What is cut off at the end will be
-// written anew with other contents, so the cache is emptied first.
+// written anew with other contents, so the cache is emptied first. What lies
+// behind a cut at the beginning stays: it is what everybody reads.
 func (c *cachedLog) DeleteRange(from, to uint64) error {
 	c.mu.Lock()
-	c.logs, c.bytes = nil, 0
+	if n := len(c.logs); n == 0 || from > c.logs[0].Index || to >= c.logs[n-1].Index {
+		c.logs, c.bytes = nil, 0
+	} else if to >= c.logs[0].Index {
+		drop := int(to - c.logs[0].Index + 1)
+		for _, l := range c.logs[:drop] {
+			c.bytes -= len(l.Data)
+		}
+		clear(c.logs[:drop])
+		c.logs = c.logs[drop:]
+	}
 	c.mu.Unlock()
 	return c.LogStore.DeleteRange(from, to)
 }

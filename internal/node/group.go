@@ -140,10 +140,13 @@ func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
 	return c
 }
 
-func (g *Group) openStores() (*stores, error) {
+func (g *Group) openStores() (*stores, error) { return g.openStoresWith(g.n.diskFailed) }
+
+// openStoresWith opens the stores; fatal is told when the disk fails.
+func (g *Group) openStoresWith(fatal func(error)) (*stores, error) {
 	cfg, br := g.n.cfg, g.n.breakers
 	c := storeConfig{dir: groupDir(cfg.DataDir, g.ID), kind: cfg.LogStore, segmentBytes: cfg.SegmentBytes,
-		timeout: cfg.StoreTimeout, logger: g.log.Named("store"), fatal: g.n.diskFailed, retain: g.share(cfg.Retention.LogRetainBytes)}
+		timeout: cfg.StoreTimeout, logger: g.log.Named("store"), fatal: fatal, retain: g.share(cfg.Retention.LogRetainBytes)}
 	if br.log != nil {
 		c.wrap = func(s raft.LogStore) raft.LogStore { return br.log(g.ID, s) }
 	}

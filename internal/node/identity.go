@@ -23,6 +23,11 @@ type identity struct {
 	// node has never voted and may start over.
 	Member bool `json:"member"`
 
+	// Recovery counts the recoveries from a lost quorum that this node has
+	// been through. Peers with a lower number hold what may have been given
+	// up: they are strangers.
+	Recovery int16 `json:"recovery,omitempty"`
+
 	// Known holds the incarnations of the other members, as agreed on when
 	// the cluster began or as the catalog registered them since. It is read
 	// before the catalog is.

@@ -54,6 +54,8 @@ type joinAnswer struct {
 	Refused bool             `json:"refused,omitempty"`
 	Problem string           `json:"problem,omitempty"`
 	Known   map[int32]string `json:"known,omitempty"`
+	// Recovery is the member's recovery number.
+	Recovery int16 `json:"recovery,omitempty"`
 }
 
 // sighting is what was seen of a node before the cluster began.
@@ -130,6 +132,9 @@ func (n *Node) seekEntry(ctx context.Context, answers map[int32]joinAnswer) (boo
 	}
 	n.mu.Lock()
 	n.entering = true
+	for _, a := range answers {
+		n.adopted = max(n.adopted, a.Recovery)
+	}
 	n.mu.Unlock()
 	return n.enter(ctx, known, nil)
 }
@@ -275,13 +280,16 @@ func (n *Node) enter(ctx context.Context, known map[int32]string, founders *raft
 		}
 	}
 	member := *n.identity // nobody else replaces it before this node is a member
-	member.Known, member.Member = known, true
+	member.Known, member.Member, member.Recovery = known, true, max(member.Recovery, n.adopted)
 	if err := member.save(n.cfg.DataDir); err != nil {
 		return false, err
 	}
 	n.mu.Lock()
 	n.identity, n.problem = &member, ""
 	n.mu.Unlock()
+	if member.Recovery > 0 {
+		n.transport.SetRecovery(member.Recovery)
+	}
 	err := n.startGroups()
 	if errors.Is(err, ErrStopped) {
 		return false, nil

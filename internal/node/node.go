@@ -108,6 +108,7 @@ type Node struct {
 	entering  bool               // this node no longer says that it has no state
 	strangers map[int32]stranger // peers kept out
 	problem   string             // why this node is not a member
+	adopted   int16              // recovery number of the cluster that lets this node in
 	closed    bool               // written under life, too
 	closeErr  error
 }
@@ -181,7 +182,7 @@ func (n *Node) Init() error {
 	n.cfg.Self.ID, n.cfg.Self.Incarnation = n.cfg.NodeID, id.Incarnation
 	n.transport = transport.New(transport.Config{
 		Self: transport.Hello{ClusterID: n.cfg.ClusterID, NodeID: n.cfg.NodeID, Incarnation: id.Incarnation,
-			Groups: int(n.cfg.Groups), Version: n.cfg.Version},
+			Groups: int(n.cfg.Groups), Version: n.cfg.Version, Recovery: id.Recovery},
 		Listen: n.cfg.Listen, Peers: n.cfg.Peers, TLS: n.cfg.TLS, Logger: n.log.Named("transport"),
 	}, n)
 	n.transport.Handle(methodJoin, n.heardJoin)
