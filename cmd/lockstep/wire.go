@@ -51,7 +51,11 @@ func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 	if err := n.node.Init(); err != nil {
 		return nil, err
 	}
-	n.applier = apply.New(apply.Config{Broker: n.broker, DataDir: cfg.DataDir, Logger: log})
+	n.applier = apply.New(apply.Config{Broker: n.broker, DataDir: cfg.DataDir,
+		LogDirs: cfg.Broker.LogDirs, TrustAfter: cfg.Broker.TrustAfter,
+		// The cluster needs the applier, and is only asked once both are open.
+		OthersTrusted: func(group uint32, index uint64) bool { return n.cluster.OthersTrusted(group, index) },
+		Logger:        log})
 	n.cluster = cluster.New(cluster.Config{
 		Self: cfg.Node.ID, ClusterID: cfg.Cluster.ID, Version: version, Peers: nodeCfg.Peers, Groups: nodeCfg.Groups,
 		MaxBatchBytes: int(cfg.Raft.MaxEntryBytes),
