@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"lockstep/fsm"
+	"lockstep/internal/failpoint"
 )
 
 // bases is the newest tail that the group's log has, read once for all lanes
@@ -42,7 +43,9 @@ func (f *feeder) trust(c *candidate) {
 	if c.state == nil {
 		return
 	}
+	failpoint.Hit(failpoint.TrustBefore)
 	f.log.Trust(c.index, c.state)
+	failpoint.Hit(failpoint.TrustAfter)
 	f.baseMu.Lock()
 	defer f.baseMu.Unlock()
 	f.cached = nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"lockstep/fsm"
+	"lockstep/internal/failpoint"
 )
 
 // catchUp brings one lane everything from r on, and puts it back on the feed
@@ -120,6 +121,7 @@ func (f *feeder) copyUp(ctx context.Context, l *lane, r *resume, gen uint64) err
 			return context.Cause(ctx)
 		}
 		before := r.pos
+		failpoint.Hit(failpoint.CopyBefore)
 		err := f.a.copier.fill(ctx, l, r.pos, r.last, want, func(it item) error {
 			if it.base != r.pos {
 				return fmt.Errorf("a copy goes on at offset %d, not %d", it.base, r.pos)
@@ -129,6 +131,7 @@ func (f *feeder) copyUp(ctx context.Context, l *lane, r *resume, gen uint64) err
 				return err
 			}
 			r.pos, r.last = it.end(), it.raw
+			failpoint.Hit(failpoint.CopyPushed)
 			return nil
 		})
 		var d *distrust
@@ -140,6 +143,7 @@ func (f *feeder) copyUp(ctx context.Context, l *lane, r *resume, gen uint64) err
 		case err == nil && r.pos < want.NextOffset:
 			err = fmt.Errorf("the copy ended at offset %d", r.pos)
 		case err == nil:
+			failpoint.Hit(failpoint.CopyAfter)
 			l.setHitch("")
 			return nil
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"lockstep/internal/broker"
+	"lockstep/internal/failpoint"
 )
 
 // HeardCopy answers another node's request for a piece of a partition's log
@@ -33,6 +34,7 @@ func (a *Applier) HeardCopy(ctx context.Context, payload []byte) ([]byte, error)
 	if err != nil {
 		return nil, err
 	}
+	failpoint.Hit(failpoint.CopyServed)
 	return answer.encode(), nil
 }
 

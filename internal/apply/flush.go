@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"lockstep/internal/failpoint"
 	"lockstep/internal/mutant"
 )
 
@@ -115,7 +116,12 @@ func (fl *flusher) begin(now time.Time) {
 	fl.begun++
 	fl.at, fl.running = now, true
 	dirs := fl.a.cfg.LogDirs
-	go func() { fl.done <- fl.sync(dirs) }()
+	go func() {
+		failpoint.Hit(failpoint.FlushBefore)
+		err := fl.sync(dirs)
+		failpoint.Hit(failpoint.FlushAfter)
+		fl.done <- err
+	}()
 }
 
 // ended takes the outcome of a flush. It counts for what was applied before it

@@ -46,17 +46,35 @@ const (
 	TopicBindAfter    Point = "topic-bind-after"
 	TopicDeleteBefore Point = "topic-delete-before"
 	TopicDeleteAfter  Point = "topic-delete-after" // the topic is gone, its binding is not
+	FlushBefore       Point = "flush-before"       // before the broker's log directories are flushed
+	FlushAfter        Point = "flush-after"        // they are, and nothing follows from it yet
+	TrustBefore       Point = "trust-before"       // before the tail moves
+	TrustAfter        Point = "trust-after"
+	SnapshotBefore    Point = "snapshot-before" // a snapshot is begun and empty
+	SnapshotAfter     Point = "snapshot-after"  // it is durable
+	LogCutBefore      Point = "log-cut-before"  // before the log is cut behind a snapshot
+	LogCutAfter       Point = "log-cut-after"
+	InstallBefore     Point = "install-before" // a leader's snapshot is in, the log before it is still there
+	InstallMarked     Point = "install-marked" // it is noted that the log may be gone
+	InstallAfter      Point = "install-after"  // it is gone
+	CopyBefore        Point = "copy-before"    // a copy from a peer's broker is about to begin, or to go on
+	CopyPushed        Point = "copy-pushed"    // a batch of it is on its way to the broker
+	CopyAfter         Point = "copy-after"     // all of it is
+	CopyServed        Point = "copy-served"    // a peer is about to be given a piece
 )
 
 // When says what makes a process pass a place.
 type When string
 
 const (
-	WhenProducing When = "producing" // any load
-	WhenElecting  When = "electing"  // a leader is lost
-	WhenAttaching When = "attaching" // the broker's connection is lost and made again
-	WhenCreating  When = "creating"  // a topic is created
-	WhenDeleting  When = "deleting"  // a topic is deleted
+	WhenProducing  When = "producing"  // any load
+	WhenElecting   When = "electing"   // a leader is lost
+	WhenAttaching  When = "attaching"  // the broker's connection is lost and made again
+	WhenCreating   When = "creating"   // a topic is created
+	WhenDeleting   When = "deleting"   // a topic is deleted
+	WhenInstalling When = "installing" // a node comes back that the log no longer reaches
+	WhenCopying    When = "copying"    // a broker comes back without what the log no longer holds
+	WhenServing    When = "serving"    // the same happens to another node
 )
 
 // Place is a point and the nodes on which it is passed.
@@ -86,5 +104,10 @@ func List() []Place {
 	out = append(out, on(WhenAttaching, true, true, AttachBefore, AttachAfter)...)
 	out = append(out, on(WhenCreating, true, true, TopicCreateBefore, TopicCreateAfter, TopicBindAfter)...)
 	out = append(out, on(WhenDeleting, true, true, TopicDeleteBefore, TopicDeleteAfter)...)
+	out = append(out, on(WhenProducing, true, true, FlushBefore, FlushAfter, TrustBefore, TrustAfter,
+		SnapshotBefore, SnapshotAfter, LogCutBefore, LogCutAfter)...)
+	out = append(out, on(WhenInstalling, false, true, InstallBefore, InstallMarked, InstallAfter)...)
+	out = append(out, on(WhenCopying, true, true, CopyBefore, CopyPushed, CopyAfter)...)
+	out = append(out, on(WhenServing, true, false, CopyServed)...)
 	return out
 }

@@ -223,7 +223,10 @@ func (s *guardedLog) DeleteRange(from, to uint64) error {
 	if to < from || to < first {
 		return nil
 	}
-	return s.cut(from, to, func() { s.sizes.cutTo(to) })
+	failpoint.Hit(failpoint.LogCutBefore)
+	err = s.cut(from, to, func() { s.sizes.cutTo(to) })
+	failpoint.Hit(failpoint.LogCutAfter)
+	return err
 }
 
 func (s *guardedLog) covered() uint64 {
@@ -260,10 +263,14 @@ func (s *guardedLog) cut(from, to uint64, account func()) error {
 // broker lacks of it must be copied from a peer.
 func (s *guardedLog) empty(index, from, to uint64) error {
 	err := s.g.write("empty the raft log", func() error {
+		failpoint.Hit(failpoint.InstallBefore)
 		if err := errors.Join(s.marks.touch(), s.marks.empty(index)); err != nil {
 			return err
 		}
-		return s.LogStore.DeleteRange(from, to)
+		failpoint.Hit(failpoint.InstallMarked)
+		err := s.LogStore.DeleteRange(from, to)
+		failpoint.Hit(failpoint.InstallAfter)
+		return err
 	})
 	if err != nil {
 		return err

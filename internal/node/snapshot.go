@@ -8,6 +8,8 @@ import (
 	"io"
 
 	"github.com/hashicorp/raft"
+
+	"lockstep/internal/failpoint"
 )
 
 // A snapshot carries two states of a group. The head is what Raft needs: the
@@ -137,10 +139,13 @@ func (f *frozen) Persist(to raft.SnapshotSink) error {
 	if len(raw) > maxSnapshotBytes {
 		return errors.Join(fmt.Errorf("the group's state takes %d bytes, a snapshot at most %d: delete topics", len(raw), maxSnapshotBytes), to.Cancel())
 	}
+	failpoint.Hit(failpoint.SnapshotBefore)
 	if _, err := to.Write(raw); err != nil {
 		return errors.Join(err, to.Cancel())
 	}
-	return to.Close()
+	err := to.Close()
+	failpoint.Hit(failpoint.SnapshotAfter)
+	return err
 }
 
 // Release implements raft.FSMSnapshot.
