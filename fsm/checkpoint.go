@@ -47,12 +47,9 @@ func (p *Partition) mark(length int) {
 	}
 }
 
-// checkpoint makes a checkpoint at the log end.
+// checkpoint makes a checkpoint at the log end, where there is none yet.
 func (p *Partition) checkpoint() {
 	p.marks.bytes = 0
-	if n := len(p.Checkpoints); n > 0 && p.Checkpoints[n-1].Offset == p.NextOffset {
-		return
-	}
 	if len(p.Checkpoints) >= MaxCheckpoints {
 		kept := p.Checkpoints[:0]
 		for i, c := range p.Checkpoints {

@@ -67,7 +67,15 @@ func TestCheckpointsAreTrueAndFew(t *testing.T) {
 	b := bigBatch()
 	var l logOf
 	for range 2500 { // 730 MiB
+		full := len(p.Checkpoints) == MaxCheckpoints
 		l.append(p, b)
+		if full && len(p.Checkpoints) < MaxCheckpoints {
+			// The newest stay: they are what a reader of the end begins at.
+			c := p.Checkpoints[len(p.Checkpoints)-2:]
+			if gap := l.bytes[c[1].Offset] - l.bytes[c[0].Offset]; gap > withBatches(CheckpointBytes<<(p.marks.coarse-1), b) {
+				t.Fatalf("%d bytes between the last two checkpoints", gap)
+			}
+		}
 		total, apart := l.bytes[p.NextOffset], int64(CheckpointBytes)
 		// Each distance lasts for MaxCheckpoints of them at least.
 		for total > apart*MaxCheckpoints {
@@ -130,7 +138,7 @@ func TestCheckpointsAfterACut(t *testing.T) {
 		l.check(t, p, 0, withBatches(CheckpointBytes<<p.marks.coarse, b))
 	}
 	p.cut(&Cut{TP: testTP}, 1000)
-	if len(p.Checkpoints) != 0 || p.NextOffset != 0 || p.Hash != 0 || p.Sequence != 0 {
+	if len(p.Checkpoints) != 0 || p.marks.bytes != 0 || p.NextOffset != 0 || p.Hash != 0 || p.Sequence != 0 {
 		t.Errorf("cut to nothing: %s", dumpPartition(p))
 	}
 }

@@ -33,7 +33,7 @@ func TestCutRollsBack(t *testing.T) {
 	want := *m.Partitions[testTP]
 	refused := m.send(batchSpec{pid: 100, seq: 2, count: 4})
 	index := m.Index
-	m.send(batchSpec{})
+	m.send(batchSpec{count: 3})
 	good := Cut{TP: testTP, Index: index, Offset: 5, Hash: want.Hash, Sequence: 5}
 	for what, edit := range map[string]func(*Cut){
 		"no entry":              func(c *Cut) { c.Index = 0 },
@@ -41,12 +41,13 @@ func TestCutRollsBack(t *testing.T) {
 		"another sequence":      func(c *Cut) { c.Sequence = 4 },
 		"within a kept batch":   func(c *Cut) { c.Offset, c.Sequence = 6, 6 },
 		"within an older batch": func(c *Cut) { c.Offset, c.Sequence = 4, 4 },
+		"within the last batch": func(c *Cut) { c.Offset, c.Sequence = 10, 10 },
 	} {
 		c := good
 		edit(&c)
 		m.wantRefused(what, Control(KindCut, c), codeInvalidRequest)
 	}
-	for _, offset := range []int64{10, 11, 1 << 62, -1} {
+	for _, offset := range []int64{12, 13, 1 << 62, -1} {
 		c := good
 		c.Offset, c.Sequence = offset, int32(offset)
 		m.wantRefused(fmt.Sprint("offset ", offset), Control(KindCut, c), codeOffsetOutOfRange)
@@ -183,6 +184,30 @@ func TestProducerThatBeganAnywhereIsForgottenByADeepCut(t *testing.T) {
 				t.Errorf("%+v, want verdict %d", r, c.verdict)
 			}
 		})
+	}
+}
+
+// A client that begins a new epoch gives what is in flight new sequences: the
+// epoch is all that counts after a cut, however deep.
+func TestProducerAfterACutBelowItsEpoch(t *testing.T) {
+	m := openMachine(t)
+	first := m.send(batchSpec{pid: 100})
+	index := m.Index
+	for seq := range int32(6) {
+		m.send(batchSpec{pid: 100, seq: 1 + seq})
+	}
+	m.send(batchSpec{pid: 100, epoch: 1})
+	if r := m.one(m.cutAt(index, first, 0)); r.Verdict != Done {
+		t.Fatalf("%+v", r)
+	}
+	for i, s := range []struct {
+		epoch int16
+		seq   int32
+		code  int16
+	}{{0, 0, 47}, {1, 1, 45}, {1, 0, 0}, {1, 1, 0}} {
+		if r := m.send(batchSpec{pid: 100, epoch: s.epoch, seq: s.seq}); r.Code != s.code {
+			t.Errorf("step %d: %+v, want code %d", i, r, s.code)
+		}
 	}
 }
 

@@ -276,11 +276,13 @@ func TestOnlySharesNothing(t *testing.T) {
 		m.send(batchSpec{pid: 100, seq: i})
 		m.send(batchSpec{pid: 200, seq: i})
 	}
+	m.send(batchSpec{size: CheckpointBytes})
 	before := dump(m.Group)
 	only := &machine{t, m.Only(testTP)}
 	if dumpPartition(only.Partitions[testTP]) != dumpPartition(m.Partitions[testTP]) {
 		t.Fatal("the copy is another")
 	}
+	only.one(Control(KindRecover, Recover{Number: 1})) // changes a checkpoint
 	for i := range int32(9) {
 		only.send(batchSpec{pid: 100, seq: 7 + i})
 		only.send(batchSpec{pid: 300, seq: i})
