@@ -39,6 +39,10 @@ var (
 	_ proxy.Producer = (*cluster.Cluster)(nil)
 )
 
+// Methods of peer calls that this room registers; internal/cluster has the
+// first free one and the one after methodCopy.
+const methodCopy = node.FirstFreeMethod + 1
+
 func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 	n := &app{cfg: cfg, log: log}
 	n.broker = newLocalBroker(broker.Config{BootstrapServer: cfg.Broker.BootstrapServer,
@@ -62,6 +66,11 @@ func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 		Broker:        n.broker.Report, BrokerChanged: n.broker.health.Changed,
 		UnreachableAfter: cfg.Broker.UnreachableAfter, RebalanceDelay: cfg.Raft.LeaderRebalanceDelay, Logger: log,
 	}, n.node, n.applier)
+	n.applier.CopyFrom(apply.CopyConfig{Peers: n.cluster, Broker: n.broker, Method: methodCopy,
+		BytesPerSecond: int64(cfg.Recovery.CopyBytesPerSecond)})
+	n.node.Handle(methodCopy, func(ctx context.Context, _ transport.Hello, payload []byte) ([]byte, error) {
+		return n.applier.HeardCopy(ctx, payload)
+	})
 	if n.proxy, err = proxy.New(proxyConfig(cfg, log, n.cluster), n.cluster, n.cluster); err != nil {
 		return nil, fmt.Errorf("kafka listeners: %w", err)
 	}
