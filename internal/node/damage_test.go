@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -162,6 +163,18 @@ func TestDamagedLog(t *testing.T) {
 		{"a bit in the middle", StoreBoltDB, false, func(t *testing.T, dir string) {
 			path, at := logFile(t, dir, 20, 1)
 			flip(t, path, at+100)
+		}, 0},
+		{"a bit in a page's header", StoreBoltDB, false, func(t *testing.T, dir string) {
+			path, at := logFile(t, dir, 20, 1)
+			raw, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			page := at / 4096
+			for binary.LittleEndian.Uint64(raw[page*4096:]) != uint64(page) || raw[page*4096+8] != 2 { // a leaf's first page
+				page--
+			}
+			flip(t, path, page*4096+8)
 		}, 0},
 		{"bytes behind the end", StoreBoltDB, false, func(t *testing.T, dir string) {
 			path, _ := logFile(t, dir, 20, 1)
@@ -438,5 +451,83 @@ func testBrokenDisk(t *testing.T, what string, cause error, advice string) {
 	c.load(64<<10, 8<<10) // the others elect and go on
 	if err := sick.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// putSnapshot makes a snapshot in a group's directory.
+func putSnapshot(t *testing.T, s *stores, snap snapshot) {
+	t.Helper()
+	_, inmem := raft.NewInmemTransport("a")
+	k, err := s.snaps.Create(1, snap.index, 1, raft.Configuration{}, 1, inmem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := fsm.NewGroup(1)
+	state.Index = snap.index
+	snap.head, snap.tail = state.Encode(), fsm.NewGroup(1).Encode()
+	if _, err = k.Write(snap.encode()); err == nil {
+		err = k.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What log and snapshots say of each other at a start.
+func TestLogAndSnapshotsMakeAWhole(t *testing.T) {
+	for _, tc := range []struct {
+		name        string
+		snap        snapshotHead
+		cutTo       uint64 // the log is cut in the store itself
+		first, last uint64 // 0 and 0: empty
+		damaged     bool
+	}{
+		{"own snapshot inside the log", snapshotHead{40, 20, "me"}, 10, 11, 50, false},
+		{"own snapshot at the end", snapshotHead{50, 20, "me"}, 0, 1, 50, false},
+		{"own snapshot beyond the log", snapshotHead{60, 20, "me"}, 0, 0, 0, true},
+		{"log begins after the snapshot", snapshotHead{20, 20, "me"}, 30, 0, 0, true},
+		// The crash came between the snapshot and the cut.
+		{"leader's snapshot beyond the log", snapshotHead{60, 20, "you"}, 0, 0, 0, false},
+		{"leader's snapshot inside the log", snapshotHead{40, 20, "you"}, 0, 1, 50, false},
+	} {
+		for _, kind := range []string{StoreWAL, StoreBoltDB} {
+			t.Run(kind+"/"+tc.name, func(t *testing.T) {
+				cfg := crashed(t, kind, true)
+				s, err := openStores(cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := s.openSnapshots("me", cfg.logger, nil); err != nil {
+					t.Fatal(err)
+				}
+				putSnapshot(t, s, snapshot{snapshotHead: tc.snap})
+				if tc.cutTo > 0 {
+					if err := s.disk.LogStore.DeleteRange(1, tc.cutTo); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := s.close(); err != nil {
+					t.Fatal(err)
+				}
+				for round := range 2 { // what was repaired stays so
+					if s, err = openStores(cfg); err != nil {
+						t.Fatal(err)
+					}
+					if err = s.openSnapshots("me", cfg.logger, nil); err == nil {
+						err = s.check("me")
+					}
+					if tc.damaged != errors.Is(err, errDamaged) || !tc.damaged && err != nil {
+						t.Fatalf("round %d: %v", round, err)
+					}
+					first, last := s.disk.sizes.span()
+					if !tc.damaged && (first != tc.first || last != tc.last) {
+						t.Errorf("round %d: the log is %d to %d, want %d to %d", round, first, last, tc.first, tc.last)
+					}
+					if err := s.close(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			})
+		}
 	}
 }

@@ -39,7 +39,8 @@ func newKeeper(log hclog.Logger, every, retain, limit int64) *keeper {
 // attach connects the stores and the state machine; before Raft starts.
 func (k *keeper) attach(m *machine, s *stores) {
 	k.machine, k.snaps, k.disk = m, s.snaps, s.disk
-	m.logs, m.disk, m.incarnation = s.logs, s.disk, s.snaps.incarnation
+	m.logs, m.incarnation = s.logs, s.snaps.incarnation
+	m.disk.Store(s.disk)
 	m.news = k.heard
 	m.fresh = func() uint64 { return k.incoming.Swap(0) }
 	s.snaps.installed = k.incoming.Store

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -39,7 +40,7 @@ type machine struct {
 	log         hclog.Logger
 	incarnation string
 	logs        raft.LogStore // as the applier reads it
-	disk        *guardedLog
+	disk        atomic.Pointer[guardedLog]
 	limit       int64         // how much log may lie after the tail
 	news        func(int)     // told how much was applied, or 0 when the tail moved; never waits
 	fresh       func() uint64 // index of a leader's snapshot that is being installed; taken once
@@ -161,17 +162,19 @@ func (m *machine) Restore(r io.ReadCloser) error {
 // reaches says whether the log holds what lies between a tail and the head of
 // the same snapshot.
 func (m *machine) reaches(tail, head uint64) bool {
-	if tail == head || m.disk == nil {
+	disk := m.disk.Load()
+	if tail == head || disk == nil {
 		return true
 	}
-	first, err := m.disk.FirstIndex()
+	first, err := disk.FirstIndex()
 	return err == nil && first != 0 && first <= tail+1
 }
 
 // replaceLog lets Raft remove the log that a leader's snapshot stands for.
 func (m *machine) replaceLog(index uint64) {
-	if last, err := m.disk.LastIndex(); err == nil && last > 0 {
-		m.disk.replaced.Store(index)
+	disk := m.disk.Load()
+	if last, err := disk.LastIndex(); err == nil && last > 0 {
+		disk.replaced.Store(index)
 	}
 }
 
@@ -227,10 +230,11 @@ func (m *machine) Gone(err error) bool { return errors.Is(err, raft.ErrLogNotFou
 
 // Bytes implements the applier's Log.
 func (m *machine) Bytes() (held, limit int64) {
-	if m.disk == nil {
+	disk := m.disk.Load()
+	if disk == nil {
 		return 0, m.limit
 	}
-	return m.disk.sizes.after(m.moved.Get()), m.limit
+	return disk.sizes.after(m.moved.Get()), m.limit
 }
 
 // read calls f with the state, which f must not keep or change.

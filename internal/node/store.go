@@ -117,7 +117,31 @@ func openBolt(path string, options *bbolt.Options) (b *boltstore.BoltStore, err 
 			err = fmt.Errorf("%s: %v: %w; %s", path, p, errDamaged, adviceLost)
 		}
 	}()
+	if options.NoFreelistSync {
+		if err := walkBolt(path); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+	}
 	return boltstore.New(boltstore.Options{Path: path, BoltOptions: options})
+}
+
+// walkBolt visits every page of a bbolt file that it would visit itself when it
+// opens the file to look for free pages, but then in a goroutine of its own,
+// where a panic ends the process.
+func walkBolt(path string) error {
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
+	if err != nil {
+		return err
+	}
+	err = db.View(func(tx *bbolt.Tx) error {
+		return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
+			return b.ForEach(func(_, _ []byte) error { return nil })
+		})
+	})
+	return errors.Join(err, db.Close())
 }
 
 func (s *stores) openLog(c storeConfig) (raft.LogStore, error) {
