@@ -230,5 +230,6 @@ func FuzzApply(f *testing.F) {
 		if (p == nil) != (q == nil) || p != nil && dumpPartition(p) != dumpPartition(q) {
 			t.Fatal("the partition alone is in another state")
 		}
+		again(t, g) // whatever was let in, a snapshot of it can be read
 	})
 }

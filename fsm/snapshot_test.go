@@ -161,7 +161,9 @@ func TestImpossibleStatesAreRefused(t *testing.T) {
 			}
 			p.LastBatch, p.producers, p.recent = Placed{}, nil, list.New()
 		},
-		"a checkpoint twice":      func(_ *Group, p *Partition) { p.Checkpoints = append(p.Checkpoints, p.Checkpoints[len(p.Checkpoints)-1]) },
+		"a checkpoint twice": func(_ *Group, p *Partition) {
+			p.Checkpoints = append(p.Checkpoints, p.Checkpoints[len(p.Checkpoints)-1])
+		},
 		"a checkpoint beyond end": func(_ *Group, p *Partition) { p.Checkpoints[0].Offset = p.NextOffset + 1 },
 		"too many producers": func(_ *Group, p *Partition) {
 			for i := range int64(MaxProducers) {
