@@ -97,7 +97,13 @@ func TestTopicLife(t *testing.T) {
 	if r := m.want("create while it is deleted", create, Rejected, 36); r.Topic != 0 {
 		t.Error("a topic that is going is no answer to who wants it created")
 	}
+	if m.Catalog.Over(id) {
+		t.Error("a topic that is being deleted is not over")
+	}
 	m.want("closed", closed, Done, 0)
+	if c := again(t, m.Group).Catalog; !m.Catalog.Over(id) || !c.Over(id) || c.Over(other) || c.Over(other+1) {
+		t.Error("the topic is over, the other one is not, and none to come")
+	}
 	m.want("closed again", closed, Done, 0)
 	if m.Catalog.Topics[id] != nil || m.Catalog.TopicByName("a") != nil {
 		t.Fatal("the topic is still there")

@@ -18,7 +18,7 @@ func TestPartitionGivesOffsetsSequencesAndTheHash(t *testing.T) {
 		b := makeBatch(batchSpec{count: count, size: 10 + i, fill: byte(i)})
 		r := m.one(AppendCommand(testTP, b))
 		crc := kafkawire.Batch(kafkawire.Stamp(nil, b, ApplierProducerBase+7, 0, seq)).CRC()
-		if r.Verdict != Appended || r.TP != testTP || r.BaseOffset != int64(offset) || r.Count != count || r.Sequence != seq || r.CRC != crc {
+		if r.Verdict != Appended || r.TP != testTP || r.BaseOffset != int64(offset) || r.Count != count || r.Sequence != seq || r.CRC != crc || r.Below != hash {
 			t.Fatalf("batch %d: %+v, want offset %d, sequence %d, crc %x", i, r, offset, seq, crc)
 		}
 		hash = ChainHash(hash, int64(offset), len(b), crc)

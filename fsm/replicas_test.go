@@ -105,7 +105,7 @@ func applyTo(t *testing.T, g *Group, index uint64, data []byte) []Result {
 
 // show writes a result without what is only a pointer.
 func show(r *Result) string {
-	return fmt.Sprint(r.Kind, r.Verdict, r.Code, r.Message, r.TP, len(r.Batch), r.BaseOffset, r.Count, r.Sequence, r.Epoch, r.CRC,
+	return fmt.Sprint(r.Kind, r.Verdict, r.Code, r.Message, r.TP, len(r.Batch), r.BaseOffset, r.Count, r.Sequence, r.Epoch, r.CRC, r.Below,
 		r.Opened, r.Closed, r.Topic, r.FirstN)
 }
 
