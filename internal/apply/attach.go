@@ -31,6 +31,9 @@ func (l *lane) look(ctx context.Context) (*attachment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the log end offset: %w", err)
 	}
+	if start, err = l.restoreStart(ctx, start, end); err != nil {
+		return nil, err
+	}
 	at := &attachment{end: end, since: time.Now(), fresh: l.f.fresh.Get().n, results: make(chan broker.Result, maxInFlight)}
 	if end == start {
 		return at, nil

@@ -179,6 +179,18 @@ func (c *copier) noteStart(tp fsm.TP, start int64) {
 	c.starts[tp] = max(c.starts[tp], start)
 }
 
+// startsAbove says whether this process copied the partition from a log that
+// began above zero.
+func (l *lane) startsAbove() bool {
+	c, ok := l.f.a.copier.(*copier)
+	if !ok {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.starts[l.tp] > 0
+}
+
 // restoreStart raises the broker's log start above the fillers that a copy
 // began with, and to the log start that was committed. A broker forgets where
 // its log began when it crashes within a minute of being told. start and end

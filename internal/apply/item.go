@@ -72,17 +72,20 @@ func (it *item) stamped(topic uint64) []byte {
 }
 
 // compare says how a batch read from the broker differs from the item; empty
-// if it is the item. Compaction keeps a batch's place and identity and may take
-// records out of it (LogCleaner), so where it runs no more can be asked for.
+// if it is the item. Compaction takes records out of batches (LogCleaner), and
+// a copy of what it left has batches of its own, so where it runs no more can be
+// asked for than the same end.
 func (it *item) compare(topic uint64, got kafkawire.Batch, compacted bool) string {
 	switch {
 	case foreign(topic, got) != "":
 		return foreign(topic, got)
+	case compacted && got.BaseOffset()+int64(got.LastOffsetDelta())+1 == it.end():
+		return ""
 	case got.BaseOffset() != it.base || got.LastOffsetDelta() != it.count-1:
 		return fmt.Sprintf("holds offsets %d+%d, committed are %d+%d", got.BaseOffset(), int64(got.LastOffsetDelta())+1, it.base, it.count)
 	case got.BaseSequence() != it.seq:
 		return fmt.Sprintf("has sequence %d, committed is %d", got.BaseSequence(), it.seq)
-	case got.CRC() != it.crc && !compacted:
+	case got.CRC() != it.crc:
 		return fmt.Sprintf("has CRC %08x, committed is %08x", got.CRC(), it.crc)
 	}
 	return ""

@@ -192,7 +192,9 @@ func (p *pipe) flow(ctx context.Context, at *attachment) error {
 		}
 		var marks <-chan struct{}
 		if at.agreed {
-			p.settle()
+			if err := p.settle(); err != nil {
+				return err
+			}
 			p.send(at)
 		} else {
 			m, changed := p.l.f.fresh.Changed()
@@ -220,8 +222,9 @@ func (p *pipe) flow(ctx context.Context, at *attachment) error {
 }
 
 // settle marks the lane ready once it agrees with the broker and has what it
-// must have before it serves.
-func (p *pipe) settle() {
+// must have before it serves. Behind a copy that began with fillers it asks for
+// another attach, which hides them.
+func (p *pipe) settle() error {
 	l := p.l
 	l.mu.Lock()
 	l.settled = true
@@ -244,7 +247,11 @@ func (p *pipe) settle() {
 	if len(p.pending) == 0 {
 		l.advance(l.acked, 0, 0)
 	}
+	if done && l.startsAbove() {
+		return errAgain
+	}
 	l.setState(state, reason)
+	return nil
 }
 
 // drop removes the first pending item, which the broker has. The log is
