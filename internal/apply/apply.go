@@ -148,6 +148,7 @@ type Applier struct {
 	keeper keeper // nil if quarantines end with the process
 
 	quarantines *quarantines // the keeper; set by Open
+	scrubber    *scrubber    // nil if logs are not read through; set before Open
 
 	flusher *flusher
 	counts  counts
@@ -223,6 +224,13 @@ func (a *Applier) Open(logs map[uint32]Log) error {
 		defer a.wg.Done()
 		a.flusher.run(a.ctx)
 	}()
+	if a.scrubber != nil {
+		a.wg.Add(1)
+		go func() {
+			defer a.wg.Done()
+			a.scrubber.run(a.ctx)
+		}()
+	}
 	return nil
 }
 
