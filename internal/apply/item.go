@@ -74,12 +74,12 @@ func (it *item) stamped(topic uint64) []byte {
 // compare says how a batch read from the broker differs from the item; empty
 // if it is the item. Compaction takes records out of batches (LogCleaner), and
 // a copy of what it left has batches of its own, so where it runs no more can be
-// asked for than the same end.
+// asked for than the same end, with the same sequence behind it.
 func (it *item) compare(topic uint64, got kafkawire.Batch, compacted bool) string {
 	switch {
 	case foreign(topic, got) != "":
 		return foreign(topic, got)
-	case compacted && got.BaseOffset()+int64(got.LastOffsetDelta())+1 == it.end():
+	case compacted && it.endsWith(got):
 		return ""
 	case got.BaseOffset() != it.base || got.LastOffsetDelta() != it.count-1:
 		return fmt.Sprintf("holds offsets %d+%d, committed are %d+%d", got.BaseOffset(), int64(got.LastOffsetDelta())+1, it.base, it.count)
@@ -89,6 +89,14 @@ func (it *item) compare(topic uint64, got kafkawire.Batch, compacted bool) strin
 		return fmt.Sprintf("has CRC %08x, committed is %08x", got.CRC(), it.crc)
 	}
 	return ""
+}
+
+// endsWith says whether a batch ends where the item does, with the sequence that
+// the item ends with.
+func (it *item) endsWith(got kafkawire.Batch) bool {
+	mine := identity{epoch: it.epoch, seq: it.seq, known: true}.after(int64(it.count))
+	theirs := identityOf(got).after(int64(got.LastOffsetDelta()) + 1)
+	return lastOffset(got)+1 == it.end() && (theirs == mine || theirs.epoch != mine.epoch)
 }
 
 // foreign says that a batch on the broker was not written by any applier of
