@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -153,7 +154,41 @@ func printStatus(w io.Writer, st *cluster.Status) error {
 			group, leader, term = "", "", "" // once per group
 		}
 	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	return printRecovery(w, st)
+}
+
+// printRecovery writes what each node's log takes and how far its copies are.
+func printRecovery(w io.Writer, st *cluster.Status) error {
+	fmt.Fprintln(w)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "NODE\tRAFT LOG\tUNFLUSHED/LIMIT\tDISK\tCOPYING\tVERIFIED")
+	for _, n := range st.Nodes {
+		r := n.Recovery
+		if r == nil {
+			fmt.Fprintf(t, "%d\t-\t-\t-\t-\t-\n", n.ID)
+			continue
+		}
+		fmt.Fprintf(t, "%d\t%s\t%s/%s\t%s\t%s\t%d/%d partitions\n", n.ID, mib(r.Log.Bytes), mib(r.Log.Held), mib(r.Log.Limit),
+			mib(r.Log.Disk), copyText(r.Copy), r.Scrub.Verified, r.Scrub.Partitions)
+	}
 	return t.Flush()
+}
+
+func mib(n int64) string { return fmt.Sprintf("%.0fMiB", float64(n)/(1<<20)) }
+
+// copyText says how far copying is: percent, rate and time left.
+func copyText(c *cluster.CopyReport) string {
+	if c == nil {
+		return "-"
+	}
+	left := "time left unknown"
+	if c.Seconds >= 0 {
+		left = (time.Duration(c.Seconds) * time.Second).String() + " left"
+	}
+	return fmt.Sprintf("%.0f%% of %d partitions, %.1fMiB/s, %s", c.Percent, c.Partitions, c.BytesPerSecond/(1<<20), left)
 }
 
 func headline(st *cluster.Status) string {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"lockstep/internal/apply"
 	"lockstep/internal/cluster"
 )
 
@@ -19,7 +20,10 @@ func sampleStatus() cluster.Status {
 		Nodes: []cluster.NodeStatus{
 			{ID: 1, Alive: true, Kafka: map[string]string{"PLAINTEXT": "a:9092"}, Raft: "a:7400", Incarnation: "0123456789abcdef", Broker: cluster.BrokerStatus{State: "up", Kind: "kafka"}},
 			{ID: 2, Alive: true, Kafka: map[string]string{"IN": "b:1", "EX": "b:2"}, Raft: "b:7400", Broker: cluster.BrokerStatus{State: "up"}},
-			{ID: 3, Alive: true, Raft: "c:7400", Broker: cluster.BrokerStatus{State: "up"}},
+			{ID: 3, Alive: true, Raft: "c:7400", Broker: cluster.BrokerStatus{State: "up"}, Recovery: &cluster.RecoveryReport{
+				Log:   cluster.LogReport{Bytes: 700 << 20, Held: 3 << 20, Limit: 4 << 30, Disk: 900 << 20},
+				Copy:  &cluster.CopyReport{Partitions: 5, Percent: 41.6, BytesPerSecond: 32 << 20, Seconds: 75},
+				Scrub: apply.ScrubStatus{Partitions: 9, Verified: 4}}},
 		},
 		Groups: []cluster.GroupStatus{
 			{Group: 0, Leader: 1, Term: 7, Members: []cluster.MemberStatus{
@@ -77,6 +81,11 @@ GROUP  LEADER  TERM  NODE  ROLE      COMMIT  APPLIED  BROKER  LAG
 0      1       7     1     leader    100     99       98      1
                      2     follower  90      90       90      9
 1      -       3     -     -         -       -        -       -
+
+NODE  RAFT LOG  UNFLUSHED/LIMIT  DISK    COPYING                                     VERIFIED
+1     -         -                -       -                                           -
+2     -         -                -       -                                           -
+3     700MiB    3MiB/4096MiB     900MiB  42% of 5 partitions, 32.0MiB/s, 1m15s left  4/9 partitions
 `
 	if out != want {
 		t.Errorf("got\n%s\nwant\n%s", out, want)

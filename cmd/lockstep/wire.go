@@ -63,11 +63,13 @@ func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 	n.cluster = cluster.New(cluster.Config{
 		Self: cfg.Node.ID, ClusterID: cfg.Cluster.ID, Version: version, Peers: nodeCfg.Peers, Groups: nodeCfg.Groups,
 		MaxBatchBytes: int(cfg.Raft.MaxEntryBytes),
-		Broker:        n.broker.Report, BrokerChanged: n.broker.health.Changed,
+		Broker:        n.broker.Report, BrokerChanged: n.broker.health.Changed, Recovery: n.recovery,
 		UnreachableAfter: cfg.Broker.UnreachableAfter, RebalanceDelay: cfg.Raft.LeaderRebalanceDelay, Logger: log,
 	}, n.node, n.applier)
 	n.applier.CopyFrom(apply.CopyConfig{Peers: n.cluster, Broker: n.broker, Method: methodCopy,
 		BytesPerSecond: int64(cfg.Recovery.CopyBytesPerSecond)})
+	n.applier.ScrubWith(apply.ScrubConfig{Broker: n.broker, Interval: cfg.Recovery.ScrubInterval,
+		BytesPerSecond: int64(cfg.Recovery.ScrubBytesPerSecond)})
 	n.node.Handle(methodCopy, func(ctx context.Context, _ transport.Hello, payload []byte) ([]byte, error) {
 		return n.applier.HeardCopy(ctx, payload)
 	})
@@ -77,6 +79,19 @@ func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 	n.admin = admin.New(admin.Config{Listen: cfg.Admin.Listen, Self: cfg.Node.ID, Version: version, Logger: log.Named("admin")},
 		n.cluster, n.node, n.broker)
 	return n, nil
+}
+
+// recovery reports on this node's logs and copies.
+func (n *app) recovery() cluster.RecoveryReport {
+	var l cluster.LogReport
+	for _, g := range n.node.Groups() {
+		s := g.LogStatus()
+		l.Bytes, l.Held, l.Limit, l.Disk = l.Bytes+s.LogBytes, l.Held+s.HeldBytes, l.Limit+s.LimitBytes, l.Disk+s.DiskBytes
+		if s.Throttled {
+			l.Throttled = append(l.Throttled, g.ID)
+		}
+	}
+	return cluster.Report(n.applier, l)
 }
 
 func nodeConfig(cfg configs.Config, log hclog.Logger) (node.Config, error) {

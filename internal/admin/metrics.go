@@ -16,6 +16,7 @@ type collector struct {
 
 	leader, term, commit, applied, broker, lag *prometheus.Desc
 	brokerUp, quarantined, notReady, nodeAlive *prometheus.Desc
+	recovery                                   recoveryDescs
 }
 
 func newRegistry(c *cluster.Cluster, cfg Config) *prometheus.Registry {
@@ -35,6 +36,7 @@ func newRegistry(c *cluster.Cluster, cfg Config) *prometheus.Registry {
 		quarantined: desc("partitions_quarantined", "Partitions whose copy on this node's broker is not trusted.", "group"),
 		notReady:    desc("partitions_not_ready", "Partitions that no client can use now."),
 		nodeAlive:   desc("node_alive", "1 if the node was heard of within the lease.", "node"),
+		recovery:    newRecoveryDescs(desc),
 	})
 	return reg
 }
@@ -43,6 +45,9 @@ func newRegistry(c *cluster.Cluster, cfg Config) *prometheus.Registry {
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{c.leader, c.term, c.commit, c.applied, c.broker, c.lag,
 		c.brokerUp, c.quarantined, c.notReady, c.nodeAlive} {
+		ch <- d
+	}
+	for _, d := range c.recovery.all() {
 		ch <- d
 	}
 }
@@ -58,6 +63,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.nodeAlive, flag(n.Alive), strconv.Itoa(int(n.ID)))
 		if n.ID == c.self {
 			gauge(c.brokerUp, flag(n.Broker.State == "up"))
+			c.recovery.collect(ch, n.Recovery)
 		}
 	}
 	for _, g := range st.Groups {

@@ -81,6 +81,7 @@ type Announcement struct {
 	Strangers   map[int32]string `json:"strangers,omitempty"`
 	Broker      BrokerReport     `json:"broker"`
 	Groups      []GroupReport    `json:"groups"`
+	Recovery    *RecoveryReport  `json:"recovery,omitempty"`
 
 	heard time.Time // when it arrived; owned by the roster
 }
@@ -156,6 +157,10 @@ func (c *Cluster) describe() *Announcement {
 		Stopping: c.stopping.Load(), Problem: c.node.Problem(), Strangers: c.node.Strangers(), Broker: c.cfg.Broker()}
 	for _, g := range c.node.Groups() {
 		a.Groups = append(a.Groups, c.describeGroup(g))
+	}
+	if c.cfg.Recovery != nil {
+		r := c.cfg.Recovery()
+		a.Recovery = &r
 	}
 	return a
 }

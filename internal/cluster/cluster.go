@@ -45,6 +45,10 @@ type Config struct {
 	// BrokerChanged returns a channel that is closed at the next change.
 	BrokerChanged func() <-chan struct{}
 
+	// Recovery reports on logs, copies and what was found wrong; nil: nothing
+	// is said. It is called four times a second, from one goroutine.
+	Recovery func() RecoveryReport
+
 	UnreachableAfter time.Duration // a leader hands over when its broker is away for longer
 	RebalanceDelay   time.Duration // a leader returns home when its home was well for so long
 

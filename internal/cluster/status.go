@@ -36,6 +36,7 @@ type NodeStatus struct {
 	Incarnation string            `json:"incarnation,omitempty"`
 	Problem     string            `json:"problem,omitempty"`
 	Broker      BrokerStatus      `json:"broker"`
+	Recovery    *RecoveryReport   `json:"recovery,omitempty"`
 }
 
 // BrokerStatus is a member's broker.
@@ -85,6 +86,7 @@ func (c *Cluster) Status() Status {
 		}
 		out.Nodes = append(out.Nodes, n)
 		out.addProblems(&n)
+		out.addRecovery(id, n.Recovery)
 	}
 	for _, g := range c.node.Groups() {
 		gs := groupStatus(g.ID, s.leaders[g.ID], news)
@@ -136,7 +138,7 @@ func (c *Cluster) nodeStatus(id int32, a *Announcement, reg *fsm.CatalogNode) No
 	if a == nil {
 		return n
 	}
-	n.Alive, n.Version, n.Problem = true, a.Version, a.Problem
+	n.Alive, n.Version, n.Problem, n.Recovery = true, a.Version, a.Problem, a.Recovery
 	if reg == nil && n.Problem == "" {
 		n.Problem = "not in the catalog yet: clients are not told of it"
 	}
