@@ -176,6 +176,15 @@ func TestDamagedLog(t *testing.T) {
 			}
 			flip(t, path, page*4096+8)
 		}, 0},
+		{"a bit in a key", StoreBoltDB, false, func(t *testing.T, dir string) {
+			path, at := logFile(t, dir, 20, 1)
+			raw, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			key := bytes.LastIndex(raw[:at], binary.BigEndian.AppendUint64(nil, 20))
+			flip(t, path, int64(key))
+		}, 0},
 		{"bytes behind the end", StoreBoltDB, false, func(t *testing.T, dir string) {
 			path, _ := logFile(t, dir, 20, 1)
 			info, err := os.Stat(path)

@@ -47,7 +47,6 @@ func (s *stores) examine(last uint64) (err error) {
 	if s.snaps == nil {
 		return nil
 	}
-	s.snaps.forget(cut)
 	switch snap := s.snaps.last(); {
 	case snap.index < cut:
 		return fmt.Errorf("it was removed up to the snapshot at %d, which is gone: %w", cut, errDamaged)

@@ -37,8 +37,6 @@ type guardedLog struct {
 	closed atomic.Bool // before the store is
 	grown  func()      // told after the log became longer or shorter; nil if nobody asks
 
-	emptied func(index uint64) // told when the log was removed for the snapshot at index
-
 	// replaced is the index of a leader's snapshot that was installed and
 	// that the log was not emptied for yet, 0 if none. Raft's next cut does.
 	replaced atomic.Uint64
@@ -277,7 +275,6 @@ func (s *guardedLog) empty(index, from, to uint64) error {
 	}
 	s.replaced.Store(0)
 	s.sizes.cutTo(to)
-	s.emptied(index)
 	s.log.Warn("raft log replaced by the leader's snapshot", "from", from, "to", to, "snapshot-index", index)
 	s.tell()
 	return nil

@@ -41,7 +41,6 @@ type snapshotStore struct {
 	mu     sync.Mutex // guards what follows
 	kept   []kept     // newest first
 	newest uint64     // index of the newest, usable or not
-	cut    uint64     // a snapshot below it is of no use: the log after it is gone
 }
 
 // openSnapshots opens what is on disk. A snapshot that is damaged is removed,
@@ -221,25 +220,7 @@ func (s *snapshotStore) add(k *snapshotSink) {
 		return // a leader sent it; Raft will find out when it restores it
 	}
 	h.index = k.index
-	if h.index < s.cut {
-		return
-	}
 	s.kept = append([]kept{{snapshotHead: h, id: k.ID(), size: k.size, at: time.Now()}}, s.kept...)
 	slices.SortStableFunc(s.kept, func(a, b kept) int { return cmp.Compare(b.index, a.index) })
 	s.kept = s.kept[:min(len(s.kept), snapshotsKept)]
-}
-
-// forget drops the snapshots that cannot be used, because the log after them
-// is gone.
-func (s *snapshotStore) forget(before uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.cut = max(s.cut, before)
-	left := s.kept[:0:0]
-	for _, k := range s.kept {
-		if k.index >= before {
-			left = append(left, k)
-		}
-	}
-	s.kept = left
 }

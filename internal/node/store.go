@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -104,7 +105,6 @@ func (s *stores) openSnapshots(incarnation string, log hclog.Logger, wrap func(r
 	}
 	s.snaps = snaps
 	s.disk.rules.covered, s.disk.rules.floor = snaps.covered, snaps.floor
-	s.disk.emptied = snaps.forget
 	return nil
 }
 
@@ -125,9 +125,9 @@ func openBolt(path string, options *bbolt.Options) (b *boltstore.BoltStore, err 
 	return boltstore.New(boltstore.Options{Path: path, BoltOptions: options})
 }
 
-// walkBolt visits every page of a bbolt file that it would visit itself when it
-// opens the file to look for free pages, but then in a goroutine of its own,
-// where a panic ends the process.
+// walkBolt visits every page of a bbolt file, and looks at the order of the
+// keys. bbolt does so itself when it opens the file, to find free pages, but
+// panics in a goroutine of its own, which ends the process.
 func walkBolt(path string) error {
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -138,7 +138,14 @@ func walkBolt(path string) error {
 	}
 	err = db.View(func(tx *bbolt.Tx) error {
 		return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
-			return b.ForEach(func(_, _ []byte) error { return nil })
+			var before []byte
+			return b.ForEach(func(k, _ []byte) error {
+				if before != nil && bytes.Compare(before, k) >= 0 || b.Get(k) == nil {
+					return fmt.Errorf("key %x after %x: %w; %s", k, before, errDamaged, adviceLost)
+				}
+				before = k
+				return nil
+			})
 		})
 	})
 	return errors.Join(err, db.Close())

@@ -46,9 +46,6 @@ func (f walFiler) Open(info types.SegmentInfo) (types.SegmentReader, error) {
 	if err != nil {
 		return nil, err
 	}
-	if last := tail.LastIndex(); last < info.MaxIndex {
-		return nil, fmt.Errorf("segment %s ends at entry %d, and held %d: %w; %s", segment.FileName(info), last, info.MaxIndex, errDamaged, adviceLost)
-	}
 	return cutSegment{tail, info.MaxIndex}, nil
 }
 
