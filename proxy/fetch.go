@@ -31,6 +31,9 @@ type fetching struct {
 	r     *request
 	req   kafkawire.FetchRequest
 	parts []fetchPart // in the request's order
+
+	compacted bool // some topic is
+	next      int  // where hasFiller looks first
 }
 
 type fetchPart struct {
@@ -55,6 +58,7 @@ func handleFetch(r *request) error {
 			refused++
 		}
 		f.parts = append(f.parts, fetchPart{name, t, p.Partition, p.FetchOffset, code})
+		f.compacted = f.compacted || t != nil && compacted(t)
 		return nil
 	})
 	switch {
@@ -124,7 +128,9 @@ func (f *fetching) answerWhole(raw []byte, held *lease, err error) {
 	// Offsets out of range need questions, to the broker among others. This
 	// goroutine reads the broker's answers, so they are asked elsewhere.
 	var unsure []outOfRange
+	fillers := false
 	resp, err := kafkawire.WalkFetchResponse(f.r.h.Version, body, func(p *kafkawire.FetchResponsePartition) error {
+		fillers = fillers || f.hasFiller(p)
 		switch code := p.ErrorCode(); code {
 		case 0:
 		case kerr.OffsetOutOfRange.Code:
@@ -141,7 +147,7 @@ func (f *fetching) answerWhole(raw []byte, held *lease, err error) {
 		f.garbage(held, err)
 		return
 	}
-	if resp.ErrorCode == 0 && resp.SessionID == 0 && !resp.Tagged && len(unsure) == 0 {
+	if resp.ErrorCode == 0 && resp.SessionID == 0 && !resp.Tagged && len(unsure) == 0 && !fillers {
 		f.r.relay(raw, held)
 		return
 	}
@@ -203,6 +209,27 @@ func (f *fetching) decode(body []byte) (*kmsg.FetchResponse, error) {
 	return resp, nil
 }
 
+// maySeeFillers says whether the local broker's log of a partition may have
+// batches that stand for offsets without a record: a copy of a compacted log
+// has. Other logs have them below their log start alone.
+func maySeeFillers(p *fetchPart) bool { return p != nil && p.topic != nil && compacted(p.topic) }
+
+// hasFiller looks for such batches in an answer, where there may be any.
+func (f *fetching) hasFiller(p *kafkawire.FetchResponsePartition) bool {
+	if !f.compacted || len(p.Records) == 0 {
+		return false
+	}
+	// Brokers answer in the order in which they were asked, mostly.
+	for n := range f.parts {
+		q := &f.parts[(f.next+n)%len(f.parts)]
+		if q.partition == p.Partition && q.name == string(p.Topic) {
+			f.next = (f.next + n + 1) % len(f.parts)
+			return maySeeFillers(q) && kafkawire.HasFiller(p.Records)
+		}
+	}
+	return false
+}
+
 // find returns the requested partition, nil if the broker answers what was not
 // asked.
 func (f *fetching) find(topic string, partition int32) *fetchPart {
@@ -262,6 +289,9 @@ func (f *fetching) send(resp *kmsg.FetchResponse, held *lease) {
 			p := &resp.Topics[i].Partitions[j]
 			p.ErrorCode = brokerCode(p.ErrorCode)
 			p.PreferredReadReplica = -1
+			if f.compacted && maySeeFillers(f.find(resp.Topics[i].Topic, p.Partition)) {
+				p.RecordBatches = kafkawire.HideFillers(p.RecordBatches)
+			}
 			clean := kmsg.NewFetchResponseTopicPartition()
 			p.DivergingEpoch, p.CurrentLeader, p.SnapshotID = clean.DivergingEpoch, clean.CurrentLeader, clean.SnapshotID
 			p.UnknownTags = kmsg.Tags{}

@@ -107,11 +107,14 @@ func brokerCode(code int16) int16 {
 	return code
 }
 
+// compacted says whether a topic's brokers take records out of its logs.
+func compacted(t *Topic) bool { return strings.Contains(t.Config["cleanup.policy"], "compact") }
+
 // produceLimits are a topic's limits on a batch.
 func (s *Server) produceLimits(t *Topic, version int16, nowMs int64) kafkawire.Limits {
 	return kafkawire.Limits{
 		MaxBatchBytes:        int(configInt(t, "max.message.bytes", int64(s.cfg.Topics.MaxMessageBytes))),
-		Compacted:            strings.Contains(t.Config["cleanup.policy"], "compact"),
+		Compacted:            compacted(t),
 		NowMs:                nowMs,
 		TimestampBeforeMaxMs: configInt(t, "message.timestamp.before.max.ms", math.MaxInt64),
 		TimestampAfterMaxMs:  configInt(t, "message.timestamp.after.max.ms", defaultTimestampAfterMaxMs),
