@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -316,4 +319,28 @@ func (n *node) cli(ctx context.Context, args ...string) (string, error) {
 		return stdout.text(), fmt.Errorf("lockstep %s against node %d: %w: %s", args[0], n.id, err, lastBytes(stderr.text()+stdout.text(), 2000))
 	}
 	return stdout.text(), nil
+}
+
+// metric returns one value of the node's /metrics; 0 if it is not there.
+func metric(t *testing.T, n *node, name string) float64 {
+	t.Helper()
+	resp, err := adminClient.Get("http://" + n.adminAddr() + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			v, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v
+		}
+	}
+	if err := lines.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return 0
 }
