@@ -150,6 +150,7 @@ type Applier struct {
 	quarantines *quarantines // the keeper; set by Open
 	scrubber    *scrubber    // nil if logs are not read through; set before Open
 
+	cuts    *cuts // set by Open
 	flusher *flusher
 	counts  counts
 
@@ -204,6 +205,9 @@ func (a *Applier) Open(logs map[uint32]Log) error {
 	}
 	if a.topics, err = newTopics(a.ctx, a.cfg.Broker, b, a.log); err != nil {
 		return errors.Join(fmt.Errorf("read the bindings of topics to the broker's: %w", err), b.close())
+	}
+	if a.cuts, err = newCuts(b); err != nil {
+		return err
 	}
 	if a.quarantines, err = newQuarantines(b, a.log); err != nil {
 		return err

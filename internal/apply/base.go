@@ -38,6 +38,13 @@ func (f *feeder) base() (*fsm.Group, error) {
 	return g, nil
 }
 
+// forgetBase makes base read it again.
+func (f *feeder) forgetBase() {
+	f.baseMu.Lock()
+	defer f.baseMu.Unlock()
+	f.cached = nil
+}
+
 // trust moves the base. Only the flusher calls it.
 func (f *feeder) trust(c *candidate) {
 	if c.state == nil {
@@ -46,9 +53,7 @@ func (f *feeder) trust(c *candidate) {
 	failpoint.Hit(failpoint.TrustBefore)
 	f.log.Trust(c.index, c.state)
 	failpoint.Hit(failpoint.TrustAfter)
-	f.baseMu.Lock()
-	defer f.baseMu.Unlock()
-	f.cached = nil
+	f.forgetBase()
 	f.baseIndex.Store(c.index)
 }
 
@@ -71,6 +76,7 @@ func (f *feeder) adopt() error {
 		return fmt.Errorf("read the base of group %d: %w", f.id, err)
 	}
 	index := tail.Index
+	f.forgetBase()
 	f.mu.Lock()
 	f.adopted = n
 	first := f.tail == nil

@@ -25,6 +25,7 @@ func (f *feeder) catchUp(ctx context.Context, l *lane, r *resume, gen uint64) er
 		if !errors.Is(err, errGone) {
 			return err
 		}
+		f.forgetBase() // it is older than what happened
 		base, berr := f.base()
 		if berr != nil {
 			return berr

@@ -43,16 +43,10 @@ func (r *resume) oldest() uint64 {
 	return r.from.Index + 1
 }
 
-// cut took everything from offset on, of entries before index, out of the log.
-type cut struct {
-	index  uint64
-	offset int64
-}
-
 // cutOut says whether an item was taken out of the log by an entry after it.
 // l.mu is held.
 func (fd *feed) cutOut(it *item) bool {
-	return slices.ContainsFunc(fd.cuts, func(c cut) bool { return it.index < c.index && it.base >= c.offset })
+	return slices.ContainsFunc(fd.cuts, func(c cut) bool { return it.index < c.Index && it.base >= c.Offset })
 }
 
 // push is called by the feeder for each of its items; it reports whether the
@@ -61,6 +55,9 @@ func (l *lane) push(it item, entryBytes int) (over bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.live || l.state == StateQuarantined || l.state == StateRebuilding || l.state == StateClosed {
+		return false
+	}
+	if l.cutOut(&it) {
 		return false
 	}
 	it.own(entryBytes)
@@ -162,7 +159,9 @@ func (l *lane) dropQueue(from int64) {
 func (l *lane) cutFrom(offset int64, index uint64) []waiter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.cuts = append(l.cuts, cut{index, offset})
+	if c := (cut{index, offset}); !slices.Contains(l.cuts, c) {
+		l.cuts = append(l.cuts, c)
+	}
 	if l.state == StateQuarantined || l.state == StateRebuilding || l.state == StateClosed {
 		return nil
 	}

@@ -102,16 +102,13 @@ func (f *feeder) follow(ctx context.Context, applied uint64) error {
 		if !f.log.Gone(err) {
 			return err
 		}
-		// The log was cut beyond here: a leader's snapshot is about to
-		// take the place of the base, or has.
-		base, berr := f.base()
-		if berr != nil {
-			return berr
+		// The log was cut beyond here: a leader's snapshot took the place of
+		// the base.
+		before := f.cursor
+		if aerr := f.adopt(); aerr != nil {
+			return aerr
 		}
-		if base.Index <= f.cursor {
-			return err
-		}
-		if err := f.adopt(); err != nil {
+		if f.cursor == before {
 			return err
 		}
 	}
@@ -220,6 +217,9 @@ func (f *feeder) removeLane(tp fsm.TP) {
 	delete(f.lanes, tp)
 	f.a.dropLane(tp)
 	f.a.flusher.nudge()
+	if err := f.a.cuts.drop(tp); err != nil {
+		f.a.log.Error("cannot forget the cuts of a partition that is closed: look at the disk of data_dir", "error", err)
+	}
 }
 
 // cut takes the end of a partition's log back. f.mu is held.
@@ -232,9 +232,15 @@ func (f *feeder) cut(index uint64, r *fsm.Result) {
 	f.a.log.Warn("a batch that no broker takes was cut out of the log, with what followed it: its producers are told to try again",
 		"topic", l.name, "partition", r.TP.Partition, "group", f.id, "offset", r.BaseOffset)
 	f.a.count(PathCut)
-	for _, w := range waiters {
-		f.due = append(f.due, func() { w.fn(ErrCut) })
-	}
+	tp, c := r.TP, cut{Index: index, Offset: r.BaseOffset}
+	f.due = append(f.due, func() {
+		if err := f.a.cuts.add(tp, c, f.baseIndex.Load()); err != nil {
+			f.a.log.Error("cannot write down a cut: look at the disk of data_dir", "error", err)
+		}
+		for _, w := range waiters {
+			w.fn(ErrCut)
+		}
+	})
 }
 
 func (f *feeder) status() GroupStatus {

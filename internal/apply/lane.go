@@ -85,6 +85,9 @@ func newLane(f *feeder, tp fsm.TP, o *fsm.Open, index uint64, part *fsm.Partitio
 		wake: make(chan struct{}, 1), room: make(chan struct{}, 1), stir: make(chan struct{}, 1)}
 	l.live, l.state, l.since, l.oldest = true, StateOpening, time.Now(), max(index, 1)
 	l.back = make(chan struct{}, 1)
+	if c := f.a.cuts; c != nil {
+		l.cuts = c.of(tp)
+	}
 	if part != nil {
 		l.floor = floorOf(part)
 	}

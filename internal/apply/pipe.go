@@ -79,6 +79,7 @@ func (l *lane) run() {
 	p := &pipe{l: l}
 	backoff, warned := minBackoff, false
 	for {
+		p.obey()
 		before := l.acked
 		err := l.attempt(p.serve)
 		var d *distrust
@@ -94,7 +95,10 @@ func (l *lane) run() {
 			backoff, warned = minBackoff, false
 			continue
 		}
-		p.obey()
+		if p.obey() {
+			backoff, warned = minBackoff, false
+			continue
+		}
 		l.trouble(err.Error())
 		if l.acked > before {
 			backoff, warned = minBackoff, false

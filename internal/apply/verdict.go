@@ -111,11 +111,11 @@ func (l *lane) due() bool {
 	return l.again || l.trim != nil
 }
 
-// obey does what others ordered while the lane was attached.
-func (p *pipe) obey() {
+// obey does what others ordered; it reports whether there was anything.
+func (p *pipe) obey() bool {
 	l := p.l
 	l.mu.Lock()
-	again := l.again
+	again, some := l.again, l.again || l.trim != nil
 	if l.trim != nil {
 		n := len(p.pending)
 		for n > 0 && p.pending[n-1].base >= *l.trim {
@@ -130,6 +130,7 @@ func (p *pipe) obey() {
 	if again {
 		p.startOver()
 	}
+	return some
 }
 
 // Refusal is a batch that the local broker will not take, now or later. Hash

@@ -1,0 +1,279 @@
+package apply
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"lockstep/fsm"
+	"lockstep/internal/broker"
+)
+
+// poison commits a batch that every broker refuses, between others, and
+// returns what the refusal says. The broker refuses until cure is called.
+func (w *world) poison(tp fsm.TP, more int) (r Refusal, cure func()) {
+	w.t.Helper()
+	w.send(tp, 3)
+	if err := w.visible(tp, w.end(tp)); err != nil {
+		w.t.Fatal(err)
+	}
+	h := w.refuse(tp, kerr.InvalidRecord, -1)
+	at := w.end(tp)
+	w.send(tp, 1+more)
+	return w.refusedAt(tp, at), func() { h.Remove() }
+}
+
+// cured ends the broker's refusals when nothing of what was cut is on its way
+// to it any more: one that took it now would be wrong.
+func (w *world) cured(tp fsm.TP, cure func()) {
+	w.t.Helper()
+	w.dealt(w.groups[tp])
+	l := w.applier.lane(tp)
+	w.await("the cut is obeyed", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		last := l.cuts[len(l.cuts)-1]
+		return l.serves() || l.refused != nil && l.refused.Index >= last.Index
+	})
+	cure()
+	signal(l.stir) // its next try comes in a few seconds
+}
+
+// cutAt takes the refused batch out of the log, with what followed it.
+func (w *world) cutAt(r Refusal) {
+	w.t.Helper()
+	cut := fsm.Cut{TP: r.TP, Index: r.Index, Offset: r.Offset, Hash: r.Hash, Sequence: r.Sequence}
+	if res := w.commit(w.groups[r.TP], fsm.Control(fsm.KindCut, cut)); res[0].Verdict != fsm.Done {
+		w.t.Fatalf("not cut: %+v", res[0])
+	}
+}
+
+// A batch that every broker refuses is cut out. The partition goes on at its
+// offset; other partitions never noticed; who waited is told.
+func TestRefusedBatchIsCut(t *testing.T) {
+	for name, c := range map[string]struct {
+		edit func(*Config)
+		down bool // the applier is down when the cut is committed
+	}{
+		"at once":                      {nil, false},
+		"while it falls behind":        {func(c *Config) { c.LaneBytes, c.GroupBytes = 1, 1 }, false},
+		"while it is down":             {nil, true},
+		"while it is down, and behind": {func(c *Config) { c.LaneBytes, c.GroupBytes = 1, 1 }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, 1, c.edit)
+			w.open(1, 1, "a", 0, 1)
+			r, cure := w.poison(tpA, 8)
+			cut, before := make(chan error, 1), make(chan error, 1)
+			w.applier.WhenVisible(tpA, r.Offset, func(err error) { before <- err })
+			w.applier.WhenVisible(tpA, w.end(tpA), func(err error) { cut <- err })
+			w.send(tpB, 5)
+			if err := w.visible(tpB, w.end(tpB)); err != nil {
+				t.Fatal(err)
+			}
+			if r.Code != kerr.InvalidRecord.Code || r.Topic != "a" || r.Group != 1 {
+				t.Errorf("refusal: %+v", r)
+			}
+			if c.down {
+				w.stop()
+				for _, ch := range []chan error{before, cut} {
+					if err := <-ch; !errors.Is(err, ErrClosed) {
+						t.Errorf("the applier was closed: %v", err)
+					}
+				}
+			}
+			w.cutAt(r)
+			if !c.down {
+				if err := <-cut; !errors.Is(err, ErrCut) {
+					t.Errorf("a waiter beyond the cut got %v", err)
+				}
+			}
+			w.send(tpA, 4)
+			if c.down {
+				w.start()
+			}
+			w.cured(tpA, cure)
+			w.settled()
+			if !c.down {
+				if err := <-before; err != nil {
+					t.Errorf("a waiter below the cut got %v", err)
+				}
+				w.paths(map[Path]uint64{PathCut: 1})
+			}
+			w.restart() // reads the batch again, which the broker would take now, and the cut
+			w.settled()
+			if _, _, ok := w.applier.Refused(tpA); ok || len(w.applier.Refusals()) > 0 {
+				t.Error("still refused")
+			}
+		})
+	}
+}
+
+// What stands in the cut's own entry: before it, it is cut; after it, it stands.
+func TestCutAmongAppends(t *testing.T) {
+	w := newWorld(t, 1, nil)
+	w.open(1, 1, "a", 0)
+	r, cure := w.poison(tpA, 2)
+	cut := fsm.Control(fsm.KindCut, fsm.Cut{TP: tpA, Index: r.Index, Offset: r.Offset, Hash: r.Hash, Sequence: r.Sequence})
+	res := w.commit(1, w.appendCmd(tpA, 2, 10), cut, w.appendCmd(tpA, 3, 11), w.appendCmd(tpA, 1, 12))
+	if res[1].Verdict != fsm.Done || res[2].BaseOffset != r.Offset {
+		t.Fatalf("verdicts: %+v", res)
+	}
+	w.cured(tpA, cure)
+	w.settled()
+	w.restart()
+	w.settled()
+}
+
+// One batch after the other may be refused, also the first of a partition.
+func TestCutTwice(t *testing.T) {
+	w := newWorld(t, 1, nil)
+	w.open(1, 1, "a", 0)
+	h := w.refuse(tpA, kerr.InvalidRecord, -1)
+	for range 3 {
+		at := w.end(tpA)
+		w.send(tpA, 2)
+		w.cutAt(w.refusedAt(tpA, at))
+		w.await("the refusal is over", func() bool { return len(w.applier.Refusals()) == 0 })
+	}
+	h.Remove()
+	w.send(tpA, 2)
+	w.settled()
+}
+
+// Somebody changes the broker's settings: it takes the batch after all, and
+// then everything that followed.
+func TestRefusalIsCured(t *testing.T) {
+	w := newWorld(t, 1, nil)
+	w.open(1, 1, "a", 0)
+	_, cure := w.poison(tpA, 8)
+	if held := w.applier.Status(1).QueuedBytes; held > 500 {
+		t.Errorf("a refused partition holds %d bytes", held)
+	}
+	cure()
+	signal(w.applier.lane(tpA).stir) // its next try comes in a few seconds
+	w.settled()
+}
+
+// A broker that took the batch all the same, and had it cut, is not right.
+func TestCutOfWhatTheBrokerHolds(t *testing.T) {
+	w := newWorld(t, 1, nil)
+	w.open(1, 1, "a", 0)
+	w.send(tpA, 2)
+	w.settled()
+	p := w.heads[1].Partitions[tpA]
+	r := Refusal{TP: tpA, Index: w.heads[1].Index + 1, Offset: p.NextOffset, Hash: p.Hash, Sequence: p.Sequence}
+	w.send(tpA, 1)
+	if err := w.visible(tpA, w.end(tpA)); err != nil {
+		t.Fatal(err)
+	}
+	w.cutAt(r)
+	w.wantQuarantine(tpA, "cut out of the log")
+}
+
+// Others may take a partition out of service, at any moment, and let it back.
+func TestQuarantineFromOutside(t *testing.T) {
+	nothing := func() {}
+	for name, prepare := range map[string]func(w *world) (after func()){
+		"when it is ready": func(*world) func() { return nothing },
+		"when appends are under way": func(w *world) func() {
+			w.local.setFate(func(broker.Append) fate { return held })
+			w.send(tpA, 3)
+			return nothing
+		},
+		"when the broker is down": func(w *world) func() { w.broker.stop(); return w.broker.start },
+		"when it waits for another turn": func(w *world) func() {
+			h := w.refuse(tpA, kerr.NotEnoughReplicas, -1)
+			w.send(tpA, 3)
+			return h.Remove
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, 1, nil)
+			w.open(1, 1, "a", 0)
+			w.send(tpA, 3)
+			w.settled()
+			after := prepare(w)
+			l := w.applier.lane(tpA)
+			l.quarantine("divergent: somebody says so")
+			if w.applier.Ready(tpA, 0) {
+				t.Error("ready after it was quarantined")
+			}
+			l.quarantine("another reason")
+			w.local.setFate(nil)
+			w.step()
+			w.wantQuarantine(tpA, "somebody says so")
+			after()
+			w.send(tpA, 3)
+			w.dealt(1)
+			if err := w.applier.Release(tpA); err != nil {
+				t.Fatal(err)
+			}
+			w.await("it is back", func() bool { return w.applier.Ready(tpA, 0) })
+			w.settled()
+			w.paths(map[Path]uint64{PathQuarantine: 1})
+		})
+	}
+}
+
+// A copy of what the others hold cannot be refused by one broker alone without
+// something being wrong with it.
+func TestRefusedCopy(t *testing.T) {
+	w := newTrustingWorld(t, 1, nil)
+	w.open(1, 1, "a", 0)
+	w.send(tpA, 3)
+	w.settled()
+	w.based(1)
+	w.stop()
+	w.broker.stop()
+	w.broker.wipe()
+	w.broker.start()
+	w.refuse(tpA, kerr.MessageTooLarge, -1)
+	w.start()
+	w.wantQuarantine(tpA, "what the others hold")
+}
+
+// Whatever is refused, cut, lost or restarted, in any order, the broker ends up
+// with what was committed.
+func TestRandomCuts(t *testing.T) {
+	for seed := range 3 {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, 1, func(c *Config) {
+				if seed == 1 {
+					c.LaneBytes, c.GroupBytes = 300, 600
+				}
+			})
+			w.open(1, 1, "a", 0, 1)
+			for i := range 6 {
+				r, cure := w.poison(tpA, (i*7+seed)%5)
+				w.send(tpB, 4)
+				switch (i + seed) % 4 {
+				case 0:
+					w.restart()
+					w.refusedAt(tpA, r.Offset)
+				case 1:
+					w.broker.stop()
+					w.cutAt(r)
+					w.broker.start()
+				case 2:
+					w.stop()
+					w.cutAt(r)
+					w.start()
+				}
+				if w.end(tpA) > r.Offset {
+					w.cutAt(r)
+				}
+				if i%2 == 0 {
+					w.send(tpA, 2)
+				}
+				w.cured(tpA, cure)
+			}
+			w.settled()
+		})
+	}
+}
