@@ -124,6 +124,21 @@ func (a *Appender) open() (*Session, error) {
 	return s, nil
 }
 
+// Drop ends every session that is alive: what has no answer yet gets ErrConnLost
+// or ErrNotSent. The next Session dials anew. It is for a caller that knows by
+// other means that the broker does not answer: a connection of its own would
+// say so only after Config.RequestTimeout, and one that is dead for good may
+// hang while new ones work. Any goroutine may call it, also from a callback.
+func (a *Appender) Drop(cause error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i := range a.slots {
+		if s := a.slots[i].session; s != nil {
+			s.fail(fmt.Errorf("%w: %w", ErrUnreachable, cause))
+		}
+	}
+}
+
 // Close ends every session and returns when their goroutines have; appends
 // without an answer have had their callback by then. It must not be called
 // from such a callback. Idempotent.

@@ -385,3 +385,35 @@ func TestAppendDuringLoss(t *testing.T) {
 		}
 	}
 }
+
+// A connection that hangs is given up at once when somebody knows that the
+// broker does not answer, and the next one works while it still hangs.
+func TestDropEndsAHungSession(t *testing.T) {
+	_, addr := newBroker(t)
+	hung, fine := newRelay(t, addr), addr
+	cfg := Config{BootstrapServer: hung.addr(), RequestTimeout: time.Hour}
+	a := newAppender(t, cfg)
+	s := mustSession(t, a)
+	hung.hold()
+	c := newCollector()
+	s.Append(Append{testTopic, 0, makeBatch(0, 1, 10)}, c.done(0))
+	hung.nextProduce(t)
+	a.Drop(errors.New("it does not answer"))
+	if got := c.next(t); !errors.Is(got.Err, ErrConnLost) {
+		t.Fatalf("what was under way: %+v", got)
+	}
+	<-s.Done()
+	if err := s.Err(); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("the session says %v", err)
+	}
+	a.cfg.BootstrapServer = fine
+	next := mustSession(t, a)
+	if next == s {
+		t.Fatal("the dropped session was handed out again")
+	}
+	if r := mustAppend(t, next, 1, makeBatch(0, 1, 10)); r.Err != nil || r.Code != 0 {
+		t.Errorf("over the next session: %+v", r)
+	}
+	a.Drop(errors.New("again"))
+	a.Drop(errors.New("and again"))
+}
