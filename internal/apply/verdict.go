@@ -50,11 +50,13 @@ func (l *lane) attempt(serve func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(l.ctx)
 	defer cancel(nil)
 	l.mu.Lock()
-	doom := l.doom
+	doom, err := l.doom, error(nil)
 	l.serving = cancel
+	if l.pledged() {
+		l.serving, err = nil, errPledged
+	}
 	l.mu.Unlock()
-	var err error
-	if doom == "" {
+	if doom == "" && err == nil {
 		err = serve(ctx)
 	}
 	l.mu.Lock()
