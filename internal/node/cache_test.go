@@ -90,3 +90,34 @@ func TestCacheHoldsNothingThatWasNotStored(t *testing.T) {
 		t.Fatalf("an entry that was never stored is answered: %v", err)
 	}
 }
+
+// A cut at the beginning leaves the newest entries where they are.
+func TestCacheOutlivesACutAtTheBeginning(t *testing.T) {
+	s := &countingStore{InmemStore: raft.NewInmemStore()}
+	c := newCachedLog(s, 1<<20)
+	if err := c.StoreLogs(entries(1, 10, 1, 10)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.DeleteRange(1, 4); err != nil {
+		t.Fatal(err)
+	}
+	var l raft.Log
+	if err := c.GetLog(4, &l); !errors.Is(err, raft.ErrLogNotFound) {
+		t.Errorf("a deleted entry is answered: %v", err)
+	}
+	s.reads = 0
+	for i := uint64(5); i <= 10; i++ {
+		if err := c.GetLog(i, &l); err != nil || l.Index != i {
+			t.Errorf("entry %d: got %d, %v", i, l.Index, err)
+		}
+	}
+	if s.reads != 0 || c.bytes != 60 {
+		t.Errorf("%d reads reached the store, %d bytes are counted", s.reads, c.bytes)
+	}
+	if err := c.DeleteRange(5, 10); err != nil {
+		t.Fatal(err)
+	}
+	if c.bytes != 0 || len(c.logs) != 0 {
+		t.Errorf("%d entries are left of an empty log", len(c.logs))
+	}
+}
