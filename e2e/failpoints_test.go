@@ -81,7 +81,7 @@ func TestKillAtEveryFailpoint(t *testing.T) {
 	checker := check.New(check.Need{Acked: 1000})
 	k.log = check.NewLog(file, checker)
 	k.l = newLoad(t, c, k.log, loadTopic{"points", 3}, loadTopic{"points-plain", 2})
-	k.l.idempotent("idem", k.l.topics[0], 30*time.Millisecond, kgo.SnappyCompression())
+	k.l.idempotent("idem", k.l.topics[0], 30*time.Millisecond, kgo.NoCompression())
 	k.l.plain("plain", k.l.topics[1], 40*time.Millisecond, time.Second)
 	k.l.assigned("reader", c.nodes[0])
 	for _, n := range c.nodes {
@@ -99,7 +99,7 @@ func TestKillAtEveryFailpoint(t *testing.T) {
 
 // failpointSettings make what is rare in a healthy cluster happen in seconds.
 func failpointSettings(n *node) []string {
-	return []string{"broker.log_dirs=" + n.broker.dataDir()}
+	return []string{"broker.log_dirs=" + n.broker.dataDir(), "raft.snapshot_bytes=64KiB", "raft.log_retain_bytes=1"}
 }
 
 // pointKills is the run. Its methods are called from the test goroutine only.
@@ -170,16 +170,8 @@ func (k *pointKills) round(ctx context.Context, number int, r killRound) {
 	// Not always the first time: what was in flight differs.
 	victim.arm(t, r.Point, 1+number%3*boolInt(r.When == "producing"))
 	undo = append(undo, k.trigger(ctx, r, victim, k.c.node(leaders[0]))...)
-	select {
-	case <-victim.proc.done:
-	case <-time.After(20 * time.Second):
-		t.Errorf("%s: node %d never passed it", r, victim.id)
-		_ = os.Remove(victim.ordersFile())
-	}
-	if hit, _ := os.ReadFile(victim.ordersFile() + ".hit"); string(hit) == r.Point {
+	if victim = k.awaitDeath(r, victim); victim != nil {
 		k.log.Add(check.Event{Kind: check.Landed, Seq: number})
-	} else if victim.proc.exited() {
-		t.Errorf("%s: node %d ended elsewhere: %v\n%s", r, victim.id, victim.proc.err, tail(victim.logFile(), 20))
 	}
 	died := time.Now()
 	for _, f := range undo {
@@ -202,11 +194,55 @@ func (k *pointKills) round(ctx context.Context, number int, r killRound) {
 	t.Logf("%s: node %d died after %s, healthy %s later", r, victim.id, ms(died.Sub(begin)), ms(time.Since(died)))
 }
 
+// awaitDeath returns the node that died at the point: the victim, or if that is
+// open, any.
+func (k *pointKills) awaitDeath(r killRound, victim *node) (dead *node) {
+	t := k.t
+	t.Helper()
+	may := []*node{victim}
+	if r.When == "serving" {
+		may = k.c.others(victim.id)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	err := waitUntil(ctx, 5*time.Millisecond, func(context.Context) error {
+		for _, n := range may {
+			if !n.proc.exited() {
+				continue
+			}
+			if hit, _ := os.ReadFile(n.ordersFile() + ".hit"); string(hit) == r.Point {
+				dead = n
+			} else {
+				t.Errorf("%s: node %d ended elsewhere: %v\n%s", r, n.id, n.proc.err, tail(n.logFile(), 20))
+			}
+			return nil
+		}
+		return fmt.Errorf("nobody passed it")
+	})
+	if err != nil {
+		t.Errorf("%s (node %d): %v", r, victim.id, err)
+	}
+	for _, n := range k.c.nodes {
+		_ = os.Remove(n.ordersFile())
+	}
+	return dead
+}
+
 func boolInt(b bool) int {
 	if b {
 		return 1
 	}
 	return 0
+}
+
+// wipeBroker has a broker come back with an empty disk.
+func (k *pointKills) wipeBroker(n *node) {
+	k.t.Helper()
+	n.broker.stop(k.t)
+	if err := os.RemoveAll(n.broker.dataDir()); err != nil {
+		k.t.Fatal(err)
+	}
+	n.broker.restart(k.t)
 }
 
 // prepare makes what a trigger needs, before the point is armed.
@@ -243,6 +279,31 @@ func (k *pointKills) trigger(ctx context.Context, r killRound, victim, leader *n
 		undo = append(undo, func() { victim.broker.restart(t) })
 		victim.broker.restart(t)
 		undo = nil
+	case "installing": // the log goes on without the node until it is cut behind it
+		cancel()
+		_ = os.Remove(victim.ordersFile())
+		if err := victim.proc.kill9(); err != nil {
+			t.Fatal(err)
+		}
+		cuts := len(leader.logLines("compacting logs"))
+		waitFor(t, "the leader's log to be cut", time.Minute, func(context.Context) error {
+			if n := len(leader.logLines("compacting logs")) - cuts; n < 12 {
+				return fmt.Errorf("%d times so far", n)
+			}
+			return nil
+		})
+		victim.arm(t, r.Point, 1)
+		victim.startProxy(t)
+	case "copying":
+		cancel()
+		k.wipeBroker(victim)
+	case "serving": // whichever node is asked for the copy
+		cancel()
+		other := k.c.node(6 - victim.id - leader.id)
+		other.arm(t, r.Point, 1)
+		leader.arm(t, r.Point, 1)
+		_ = os.Remove(victim.ordersFile())
+		k.wipeBroker(victim)
 	case "creating":
 		k.topics++
 		name := fmt.Sprintf("new-%d", k.topics)

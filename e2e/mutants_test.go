@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -104,6 +105,32 @@ var mutantCases = []mutantCase{
 			f()
 		}
 		m.sendUntil(5)
+	}},
+	{name: "compact-too-early", settings: func(*node) []string {
+		return []string{"raft.snapshot_bytes=64KiB", "raft.log_retain_bytes=1"}
+	}, run: func(m *mutantRun) {
+		// All brokers lose what they had not flushed, here: all since a moment
+		// some seconds ago.
+		m.load()
+		m.acks(10)
+		for _, n := range m.c.nodes {
+			n.broker.stop(m.t)
+			if err := os.CopyFS(n.broker.dir+"/before", os.DirFS(n.broker.dataDir())); err != nil {
+				m.t.Fatal(err)
+			}
+			n.broker.restart(m.t)
+		}
+		m.acks(150)
+		m.kill(m.c.nodes...)
+		for _, n := range m.c.nodes {
+			n.broker.stop(m.t)
+			if err := errors.Join(os.RemoveAll(n.broker.dataDir()), os.Rename(n.broker.dir+"/before", n.broker.dataDir())); err != nil {
+				m.t.Fatal(err)
+			}
+			n.broker.restart(m.t)
+			n.startProxy(m.t)
+		}
+		m.acks(5)
 	}},
 	{name: "start-over-on-empty-broker", run: func(m *mutantRun) {
 		// A follower's broker comes back without its data.

@@ -107,7 +107,7 @@ func List() []Place {
 	out = append(out, on(WhenProducing, true, true, FlushBefore, FlushAfter, TrustBefore, TrustAfter,
 		SnapshotBefore, SnapshotAfter, LogCutBefore, LogCutAfter)...)
 	out = append(out, on(WhenInstalling, false, true, InstallBefore, InstallMarked, InstallAfter)...)
-	out = append(out, on(WhenCopying, true, true, CopyBefore, CopyPushed, CopyAfter)...)
-	out = append(out, on(WhenServing, true, false, CopyServed)...)
+	out = append(out, on(WhenCopying, false, true, CopyBefore, CopyPushed, CopyAfter)...)
+	out = append(out, on(WhenServing, false, true, CopyServed)...)
 	return out
 }
