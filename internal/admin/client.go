@@ -146,8 +146,16 @@ type Digest struct {
 
 // Digest opens the digest of a partition. It must be closed.
 func (c *Client) Digest(ctx context.Context, addr, topic string, partition int32) (*Digest, error) {
+	return c.openDigest(ctx, addr, topic, partition, false)
+}
+
+func (c *Client) openDigest(ctx context.Context, addr, topic string, partition int32, records bool) (*Digest, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	resp, err := c.get(ctx, addr, "/digest", digestQuery(topic, partition))
+	query := digestQuery(topic, partition)
+	if records {
+		query.Set("records", "true")
+	}
+	resp, err := c.get(ctx, addr, "/digest", query)
 	if err != nil {
 		cancel(nil)
 		return nil, fmt.Errorf("ask %s for the log of %s/%d: %w", addr, topic, partition, err)

@@ -39,6 +39,10 @@ type BatchDigest struct {
 	// Horizon says that the log cleaner has stamped the batch with the time
 	// its tombstones go, which is each broker's own (KIP-534).
 	Horizon bool `json:"horizon,omitempty"`
+	// Records are the offsets and hashes of records, where asked for; see
+	// EachRecord. More: the next line goes on with this batch's.
+	Records string `json:"records,omitempty"`
+	More    bool   `json:"more,omitempty"`
 }
 
 // attrDeleteHorizon is Kafka's DefaultRecordBatch.DELETE_HORIZON_FLAG_MASK.
@@ -76,7 +80,8 @@ func (s *Server) partitions(w http.ResponseWriter, _ *http.Request) {
 func hashText(h uint64) string { return fmt.Sprintf("%016x", h) }
 
 // digest streams one line per batch of a partition of the local broker, or,
-// with ends=true, only says where its log starts and ends.
+// with ends=true, only says where its log starts and ends. With records=true
+// each batch comes with its records.
 func (s *Server) digest(w http.ResponseWriter, r *http.Request) {
 	topic := r.URL.Query().Get("topic")
 	partition, err := strconv.ParseInt(r.URL.Query().Get("partition"), 10, 32)
@@ -97,6 +102,7 @@ func (s *Server) digest(w http.ResponseWriter, r *http.Request) {
 		return // the client is gone
 	}
 	var chain uint64
+	records := r.URL.Query().Get("records") == "true"
 	if start < end && r.URL.Query().Get("ends") != "true" {
 		err = s.broker.Batches(ctx, topic, int32(partition), start, end, func(raw []byte) error {
 			b, rest, err := kafkawire.ParseBatch(raw)
@@ -111,6 +117,9 @@ func (s *Server) digest(w http.ResponseWriter, r *http.Request) {
 				Length: len(b), CRC: b.CRC(), OK: b.ChecksumOK(), Horizon: b.Attributes()&attrDeleteHorizon != 0}
 			if start == 0 {
 				d.Hash = hashText(chain)
+			}
+			if records {
+				return survivors(b, d, func(d BatchDigest) error { return lines.Encode(d) })
 			}
 			return lines.Encode(d)
 		})

@@ -54,7 +54,11 @@ func (r *run) compare(ctx context.Context, p *Partition) error {
 	}()
 	unreadable := false
 	for _, n := range r.nodes {
-		d, err := r.client.Digest(ctx, n.addr, p.Topic, p.Partition)
+		open := r.client.Digest
+		if p.compacted {
+			open = r.client.Survivors
+		}
+		d, err := open(ctx, n.addr, p.Topic, p.Partition)
 		if err != nil {
 			p.problem("node %d: %v", n.id, err)
 			unreadable = true
@@ -65,7 +69,11 @@ func (r *run) compare(ctx context.Context, p *Partition) error {
 		p.ends[n.id] = d.End
 	}
 	if len(logs) > 0 {
-		if err := p.overlap(logs); err != nil {
+		compare := p.overlap
+		if p.compacted {
+			compare = p.survivors
+		}
+		if err := compare(logs); err != nil {
 			p.problem("%v", err)
 			unreadable = true
 		}
@@ -85,12 +93,17 @@ func (r *run) compare(ctx context.Context, p *Partition) error {
 	return context.Cause(ctx)
 }
 
-// overlap compares the logs from the highest start to the lowest end.
-func (p *Partition) overlap(logs []*log) error {
+// bound sets the overlap: from the highest start to the lowest end.
+func (p *Partition) bound(logs []*log) {
 	p.Start, p.End = logs[0].digest.Start, logs[0].digest.End
 	for _, l := range logs[1:] {
 		p.Start, p.End = max(p.Start, l.digest.Start), min(p.End, l.digest.End)
 	}
+}
+
+// overlap compares the logs from the highest start to the lowest end.
+func (p *Partition) overlap(logs []*log) error {
+	p.bound(logs)
 	for _, l := range logs {
 		// A log that was cut inside a batch (DeleteRecords) still begins
 		// with all of it.
@@ -137,17 +150,13 @@ func lowest(logs []*log, end int64) *admin.BatchDigest {
 }
 
 // sameBatch compares what all logs have at a batch and returns the logs that
-// have it: all of them, unless compaction took it from some.
+// have it.
 func (p *Partition) sameBatch(logs []*log, at *admin.BatchDigest) []*log {
 	var here []*log
 	for _, l := range logs {
 		if l.cur != nil && l.cur.Base == at.Base {
 			here = append(here, l)
 		}
-	}
-	if p.compacted {
-		p.compareSurvivors(here)
-		return here
 	}
 	first := here[0].cur
 	if len(here) < len(logs) {
@@ -173,23 +182,6 @@ func sameBytes(a, b *admin.BatchDigest) bool {
 	return x == y
 }
 
-// compareSurvivors compares batches of a compacted topic that no broker has
-// rewritten: each compacts at its own time.
-func (p *Partition) compareSurvivors(here []*log) {
-	for i, l := range here {
-		for _, o := range here[:i] {
-			a, b := l.cur, o.cur
-			if a.Horizon || b.Horizon || a.Count != b.Count {
-				continue
-			}
-			if a.Length != b.Length || a.CRC != b.CRC || a.Last != b.Last {
-				p.differ(a.Base, "%s", describe(here))
-				return
-			}
-		}
-	}
-}
-
 // compareMarks compares the chain up to this batch with what the state
 // machines say, where one of them ended here.
 func (p *Partition) compareMarks(here []*log) {
@@ -211,12 +203,12 @@ func (p *Partition) compareMarks(here []*log) {
 // ended, a batch does.
 func (p *Partition) complete(logs []*log) error {
 	for _, l := range logs {
-		if l.cur == nil && l.next < p.End && !p.compacted {
+		if l.cur == nil && l.next < p.End {
 			return fmt.Errorf("the log of node %d ends at %d, though its broker said %d", l.node, l.next, l.digest.End)
 		}
 	}
 	for _, end := range slices.Sorted(maps.Keys(p.marks)) {
-		if !p.compacted && end > p.Start && end <= p.End && !p.met[end] {
+		if end > p.Start && end <= p.End && !p.met[end] {
 			p.differ(end, "no batch ends there, as the state machine of node %d says", p.marks[end].node)
 		}
 	}

@@ -1,6 +1,8 @@
 package verify
 
 import (
+	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"slices"
 	"strings"
@@ -119,20 +121,95 @@ func TestLogsThatStartDifferently(t *testing.T) {
 	}
 }
 
-func TestCompactedTopic(t *testing.T) {
-	nodes := three(t)
-	for _, n := range nodes {
-		n.info.Compacted = true
+// withRecords names a batch's records: all, but those at the offsets left out.
+func withRecords(b *admin.BatchDigest, without ...int64) {
+	var raw []byte
+	b.Count = 0
+	for offset := b.Base; offset <= b.Last; offset++ {
+		if slices.Contains(without, offset) {
+			continue
+		}
+		raw = binary.AppendUvarint(raw, uint64(offset-b.Base))
+		raw = binary.BigEndian.AppendUint64(raw, uint64(offset)*1_000_003)
+		b.Count++
 	}
-	nodes[0].batches = slices.Delete(nodes[0].batches, 1, 2)
-	nodes[1].batches[2].Count, nodes[1].batches[2].CRC = 2, 99
-	nodes[2].batches[2].Horizon, nodes[2].batches[2].CRC = true, 98
-	if r := check(t, nodes, nil); !r.Identical {
+	b.Records = base64.StdEncoding.EncodeToString(raw)
+}
+
+// The nodes have compacted at their own time, and the log of node 3 is a copy
+// of a compacted one, with other batches and with fillers, which are batches
+// without records here.
+func TestCompactedTopic(t *testing.T) {
+	compacted := func() []*fakeNode {
+		nodes := three(t)
+		for _, n := range nodes {
+			n.info.Compacted = true
+		}
+		nodes[2].batches = logOf(1, 1, 1, 4, 1, 2)
+		for _, n := range nodes {
+			for i := range n.batches {
+				withRecords(&n.batches[i])
+			}
+		}
+		nodes[0].batches = slices.Delete(nodes[0].batches, 1, 2)
+		withRecords(&nodes[1].batches[2], 5)
+		nodes[1].batches[2].Horizon = true
+		withRecords(&nodes[2].batches[3], 3, 4, 5, 6)
+		return nodes
+	}
+	if r := check(t, compacted(), nil); !r.Identical || r.Partitions[0].Batches == 0 {
 		t.Errorf("what compaction does counts as a difference: %q", r.Problems)
 	}
-	nodes[1].batches[3].CRC++
-	if r := check(t, nodes, nil); r.Identical || r.Partitions[0].FirstDiff.Offset != 8 {
-		t.Errorf("a survivor that differs is not found: %+v", r.Partitions[0])
+	// A batch in two lines.
+	nodes := compacted()
+	whole := nodes[0].batches[0]
+	a, b := whole, whole
+	withRecords(&a, 1, 2)
+	withRecords(&b, 0)
+	a.More = true
+	nodes[0].batches = slices.Concat([]admin.BatchDigest{a, b}, nodes[0].batches[1:])
+	if r := check(t, nodes, nil); !r.Identical {
+		t.Errorf("a batch in two lines: %q", r.Problems)
+	}
+	for offset := range int64(10) {
+		nodes := compacted()
+		for i := range nodes[1].batches {
+			b := &nodes[1].batches[i]
+			if b.Base <= offset && offset <= b.Last {
+				raw, err := base64.StdEncoding.DecodeString(b.Records)
+				if err != nil {
+					t.Fatal(err)
+				}
+				at := 9 * int(offset-b.Base)
+				if b.Horizon && offset > 5 {
+					at -= 9
+				}
+				if offset != 5 {
+					raw[at+4] ^= 1
+				}
+				b.Records = base64.StdEncoding.EncodeToString(raw)
+			}
+		}
+		r := check(t, nodes, nil)
+		if offset == 3 || offset == 5 { // no other log has it, or this one has not
+			if !r.Identical {
+				t.Errorf("%q", r.Problems)
+			}
+			continue
+		}
+		if d := r.Partitions[0].FirstDiff; r.Identical || d == nil || d.Offset != offset {
+			t.Errorf("a survivor at offset %d that differs is not found: %+v", offset, r.Partitions[0])
+		}
+	}
+	nodes = compacted()
+	nodes[1].batches[2].Records = "AA=="
+	if r := check(t, nodes, nil); r.Identical || r.Partitions[0].Result != Unreadable {
+		t.Errorf("a list that cannot be read: %+v", r.Partitions[0])
+	}
+	nodes = compacted()
+	nodes[2].batches[5].OK = false
+	if r := check(t, nodes, nil); r.Identical {
+		t.Error("a damaged batch was not found")
 	}
 }
 
