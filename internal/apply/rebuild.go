@@ -126,9 +126,11 @@ func (a *Applier) Rebuild(ctx context.Context, topic uint64, force bool) error {
 // remake replaces the topic on the broker. The topic's name is locked, and its
 // quarantined lanes rest.
 func (a *Applier) remake(ctx context.Context, want *fsm.Open) error {
+	failpoint.Hit(failpoint.RebuildBefore)
 	if err := a.quarantines.beginRebuild(want.Topic); err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.RebuildMarked)
 	a.log.Warn("making a quarantined topic anew: its copy on this broker is deleted", "topic", want.Name,
 		"quarantined", len(a.quarantines.of(want.Topic)))
 	for _, l := range a.lanesOf(want.Topic) {
@@ -137,15 +139,17 @@ func (a *Applier) remake(ctx context.Context, want *fsm.Open) error {
 	if err := a.topics.revoke(ctx, want.Topic); err != nil {
 		return err
 	}
-	failpoint.Hit(failpoint.TopicDeleteBefore)
 	if err := a.topics.broker.DeleteTopic(ctx, want.Name); err != nil {
 		return err
 	}
-	failpoint.Hit(failpoint.TopicDeleteAfter)
+	failpoint.Hit(failpoint.RebuildDeleted)
 	if err := a.topics.create(ctx, want.Topic, want); err != nil {
 		return err
 	}
-	return a.quarantines.endRebuild(want.Topic)
+	failpoint.Hit(failpoint.RebuildMade)
+	err := a.quarantines.endRebuild(want.Topic)
+	failpoint.Hit(failpoint.RebuildAfter)
+	return err
 }
 
 // ours says whether the broker's topic may be deleted: it is the one that is

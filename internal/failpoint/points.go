@@ -61,6 +61,11 @@ const (
 	CopyPushed        Point = "copy-pushed"    // a batch of it is on its way to the broker
 	CopyAfter         Point = "copy-after"     // all of it is
 	CopyServed        Point = "copy-served"    // a peer is about to be given a piece
+	RebuildBefore     Point = "rebuild-before" // this node may delete its wrong copy, and has not begun
+	RebuildMarked     Point = "rebuild-marked" // it is noted that the copy may be gone
+	RebuildDeleted    Point = "rebuild-deleted"
+	RebuildMade       Point = "rebuild-made"  // an empty topic is there, and bound
+	RebuildAfter      Point = "rebuild-after" // the quarantine is forgotten, nothing is copied yet
 )
 
 // When says what makes a process pass a place.
@@ -75,6 +80,7 @@ const (
 	WhenInstalling When = "installing" // a node comes back that the log no longer reaches
 	WhenCopying    When = "copying"    // a broker comes back without what the log no longer holds
 	WhenServing    When = "serving"    // the same happens to another node
+	WhenRebuilding When = "rebuilding" // a broker holds what nobody committed
 )
 
 // Place is a point and the nodes on which it is passed.
@@ -109,5 +115,6 @@ func List() []Place {
 	out = append(out, on(WhenInstalling, false, true, InstallBefore, InstallMarked, InstallAfter)...)
 	out = append(out, on(WhenCopying, false, true, CopyBefore, CopyPushed, CopyAfter)...)
 	out = append(out, on(WhenServing, false, true, CopyServed)...)
+	out = append(out, on(WhenRebuilding, false, true, RebuildBefore, RebuildMarked, RebuildDeleted, RebuildMade, RebuildAfter)...)
 	return out
 }
