@@ -1,5 +1,5 @@
-# Everything here needs Go and nothing else, except e2e, which runs real Kafka
-# brokers and needs a JDK and Maven.
+# Everything here needs Go and nothing else, except e2e and chaos with
+# BROKER=kafka, which run real Kafka brokers and need a JDK and Maven.
 
 GO      ?= go
 BIN     := bin/lockstep
@@ -18,7 +18,16 @@ TEST_TIMEOUT ?= 10m
 E2E_TIMEOUT  ?= 40m
 FUZZ_TIME    ?= 10s
 
-.PHONY: build demo test e2e lint fuzz fmt clean
+# chaos: a seed gives the faults; SHRINK is how long a schedule that failed is
+# made smaller. mutants: how often each mistake's schedule is run.
+SEED     ?=
+DURATION ?= 60s
+BROKER   ?= embedded
+SHRINK   ?= 0s
+RUNS     ?= 20
+LONG     := ^(TestChaos|TestMutants|TestKillAtEveryFailpoint)$$
+
+.PHONY: build demo test e2e chaos failpoints mutants lint fuzz fmt clean
 
 build: ## bin/lockstep, static
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o $(BIN) ./cmd/lockstep
@@ -33,7 +42,17 @@ endif
 	$(GO) test $(RACE) -timeout $(TEST_TIMEOUT) ./...
 
 e2e: ## against real Kafka brokers
-	$(GO) test -tags e2e -count=1 -v -timeout $(E2E_TIMEOUT) ./e2e/...
+	$(GO) test -tags e2e -count=1 -v -timeout $(E2E_TIMEOUT) -skip '$(LONG)' ./e2e/...
+
+chaos: ## seeded faults under load: make chaos SEED=7 DURATION=2m BROKER=kafka
+	CHAOS_SEED='$(SEED)' CHAOS_DURATION='$(DURATION)' CHAOS_BROKER='$(BROKER)' CHAOS_SHRINK='$(SHRINK)' \
+	  $(GO) test -tags e2e -count=1 -v -timeout 12h -run '^TestChaos$$' ./e2e
+
+failpoints: ## kill -9 at every step between receive and acknowledge
+	$(GO) test -tags e2e -count=1 -v -timeout 25m -run '^TestKillAtEveryFailpoint$$' ./e2e
+
+mutants: ## would the checker notice? mistakes built in on purpose, RUNS times each
+	E2E_MUTANT_RUNS='$(RUNS)' $(GO) test -tags e2e -count=1 -v -timeout 4h -run '^TestMutants$$' ./e2e
 
 lint: $(GOLANGCI) ## gofmt, then the linters and the import table of .golangci.yml
 	@unformatted=$$(gofmt -l .); \
