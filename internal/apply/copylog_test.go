@@ -375,18 +375,24 @@ func (p *memPeers) Call(ctx context.Context, node int32, method uint8, payload [
 		p.first[node] = req.from
 	}
 	p.mu.Unlock()
-	end := log.end
+	return log.serve(req, limit), nil
+}
+
+// serve answers a request as a node that holds the log would, or its beginning
+// up to limit.
+func (p *partLog) serve(req copyRequest, limit int64) []byte {
+	end := p.end
 	if limit > 0 {
 		end = min(end, limit)
 	}
 	if req.from >= end {
-		return copyAnswer{status: copyOK, start: log.start, end: max(end, log.start)}.encode(), nil
+		return copyAnswer{status: copyOK, start: p.start, end: max(end, p.start)}.encode()
 	}
-	raw, start, err := log.Range(ctx, "", 0, req.from, end, req.max)
+	raw, start, err := p.Range(context.Background(), "", 0, req.from, end, req.max)
 	if errors.Is(err, broker.ErrNoBatch) {
-		return copyAnswer{status: copyBelowStart, start: start, end: end}.encode(), nil
+		return copyAnswer{status: copyBelowStart, start: start, end: end}.encode()
 	}
-	return copyAnswer{status: copyOK, start: start, end: end, batches: raw}.encode(), nil
+	return copyAnswer{status: copyOK, start: start, end: end, batches: raw}.encode()
 }
 
 // sealed corrects a batch's checksum in place.
