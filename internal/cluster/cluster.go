@@ -28,6 +28,15 @@ type Applier interface {
 	Conclude(group uint32, applied uint64)
 	Status(group uint32) apply.GroupStatus
 	Changes() *watch.Index
+
+	Damaged() []apply.Damage
+	Verified(ctx context.Context, topic uint64) []apply.PartitionProof
+	Rebuild(ctx context.Context, topic uint64, force bool) error
+
+	Refusals() []apply.Refusal
+	QuarantineRefused(tp fsm.TP, reason string) bool
+	Stands(tp fsm.TP, offset int64, pledge bool) string
+	Unpledge(tp fsm.TP)
 }
 
 // Config of a Cluster.
@@ -48,6 +57,10 @@ type Config struct {
 	// Recovery reports on logs, copies and what was found wrong; nil: nothing
 	// is said. It is called four times a second, from one goroutine.
 	Recovery func() RecoveryReport
+
+	// AutoRebuild makes topics with quarantined partitions anew without an
+	// order (recovery.rebuild: auto).
+	AutoRebuild bool
 
 	UnreachableAfter time.Duration // a leader hands over when its broker is away for longer
 	RebalanceDelay   time.Duration // a leader returns home when its home was well for so long
@@ -78,13 +91,14 @@ type Cluster struct {
 	caught   catalogMark            // owned by build
 	ids      producerIDs
 	visible  visibility
+	rebuilds rebuilds
 }
 
 // New returns a Cluster that does nothing until Open. It registers its peer
 // calls, so the node must not be open yet.
 func New(cfg Config, n *node.Node, a Applier) *Cluster {
 	c := &Cluster{cfg: cfg, log: cfg.Logger.Named("cluster"), node: n, applier: a,
-		boot: rand.Text(), roster: roster{news: make(map[int32]*Announcement)}, ids: newProducerIDs(),
+		boot: rand.Text(), roster: roster{news: make(map[int32]*Announcement)}, ids: newProducerIDs(), rebuilds: newRebuilds(),
 		visible: visibility{waiting: make(map[uint32]map[*appending]struct{})},
 		changed: make(chan struct{}, 1), dirty: make(chan struct{}, 1), mail: make(map[int32]chan []byte)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -95,6 +109,8 @@ func New(cfg Config, n *node.Node, a Applier) *Cluster {
 	}
 	c.view.Set(c.build())
 	n.Handle(methodAnnounce, c.heard)
+	n.Handle(methodStands, c.heardStands)
+	n.Handle(methodVerified, c.heardVerified)
 	return c
 }
 
@@ -112,6 +128,8 @@ func (c *Cluster) Open() {
 	c.run(func() { c.show(c.ctx) })
 	c.run(func() { c.dutyLoop(c.ctx) })
 	c.run(func() { c.balanceLoop(c.ctx) })
+	c.run(func() { c.rebuildLoop(c.ctx) })
+	c.run(func() { c.refusalLoop(c.ctx) })
 }
 
 // Close stops everything and returns when the goroutines are gone.

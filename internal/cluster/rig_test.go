@@ -42,6 +42,19 @@ type fakeApplier struct {
 	held     bool // what is committed does not become visible
 	waiters  []func(error)
 	concerns map[uint32]uint64 // Conclude's last word
+
+	damage  []apply.Damage
+	proofs  []apply.PartitionProof
+	asked   int // for proofs
+	rebuild func(topic uint64) error
+	rebuilt []bool // calls of Rebuild, by force or not
+
+	refusals []apply.Refusal
+	stands   string
+	wavers   bool // says unknown when it is asked to pledge
+	pledges  int
+	released int
+	guilty   []string // reasons of QuarantineRefused
 }
 
 func (a *fakeApplier) edit(f func()) {
@@ -95,6 +108,63 @@ func (a *fakeApplier) Status(group uint32) apply.GroupStatus {
 }
 
 func (a *fakeApplier) Changes() *watch.Index { return &a.changes }
+
+func (a *fakeApplier) Damaged() []apply.Damage {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.damage)
+}
+
+func (a *fakeApplier) Verified(_ context.Context, topic uint64) []apply.PartitionProof {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.asked++
+	return slices.Clone(a.proofs)
+}
+
+// Rebuild does what its test says, or mends the damage.
+func (a *fakeApplier) Rebuild(_ context.Context, topic uint64, force bool) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.rebuilt = append(a.rebuilt, force)
+	if a.rebuild != nil {
+		return a.rebuild(topic)
+	}
+	a.damage = slices.DeleteFunc(a.damage, func(d apply.Damage) bool { return d.Topic == topic })
+	return nil
+}
+
+func (a *fakeApplier) Refusals() []apply.Refusal {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.refusals)
+}
+
+func (a *fakeApplier) QuarantineRefused(_ fsm.TP, reason string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.refusals = nil
+	a.guilty = append(a.guilty, reason)
+	return true
+}
+
+func (a *fakeApplier) Stands(_ fsm.TP, _ int64, pledge bool) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if pledge {
+		a.pledges++
+		if a.wavers {
+			return apply.StandsUnknown
+		}
+	}
+	return a.stands
+}
+
+func (a *fakeApplier) Unpledge(fsm.TP) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.released++
+}
 
 // member is one node of the rig.
 type member struct {

@@ -23,6 +23,9 @@ type Status struct {
 	Topics    int           `json:"topics"`
 	// NotReady counts partitions that no client can use now.
 	NotReady int `json:"partitions_not_ready"`
+	// Rebuilds are the topics that are made anew on the node that was asked,
+	// or should be.
+	Rebuilds []RebuildStatus `json:"rebuilds,omitempty"`
 }
 
 // NodeStatus is one member.
@@ -115,6 +118,10 @@ func (c *Cluster) Status() Status {
 	}
 	if out.NotReady > 0 {
 		out.Problems = append(out.Problems, strconv.Itoa(out.NotReady)+" partitions have no leader that can serve them")
+	}
+	out.Rebuilds = c.Rebuilds()
+	for _, r := range out.Rebuilds {
+		out.Problems = append(out.Problems, "topic "+r.Topic+" is not whole on node "+itoa(c.cfg.Self)+": rebuild: "+r.Stage+" "+r.Reason)
 	}
 	out.Healthy = len(out.Problems) == 0
 	return out

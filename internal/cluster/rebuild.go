@@ -1,0 +1,456 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"lockstep/fsm"
+	"lockstep/internal/apply"
+	"lockstep/proxy"
+	"lockstep/transport"
+)
+
+// A quarantined partition comes back by a rebuild: its topic is deleted on this
+// node's broker and copied again from the others'. The catalog's lease lets one
+// node at a time do that to a topic, and this node begins only when a majority
+// of the others has read its own copy through and found it complete. If they
+// have not, nothing is touched: the partition stays quarantined, and if no
+// majority is left to wait for, an operator decides.
+
+const (
+	methodStands   = methodAnnounce + 2 // what stands at an offset; see refusals.go
+	methodVerified = methodAnnounce + 3
+
+	rebuildEvery = 500 * time.Millisecond
+	// rebuildTimeout bounds one try, with the others' reading of their copies.
+	// What they read is not lost: they go on with it at the next try.
+	rebuildTimeout = 10 * time.Minute
+
+	minRebuildPause = time.Second
+	maxRebuildPause = 5 * time.Minute
+)
+
+// The stages of a rebuild, as status shows them.
+const (
+	StageOrder     = "waits for an order"
+	StageLease     = "waits for the lease"
+	StageVerifying = "waits for the others' copies to be verified"
+	StageFrozen    = "frozen"
+	StageRemaking  = "topic is being made anew"
+	StageCopying   = "copying"
+)
+
+// ErrNoDamage is returned when a topic is to be rebuilt that has no quarantined
+// partition on this node.
+var ErrNoDamage = errors.New("the topic has no quarantined partition on this node")
+
+// RebuildStatus is how far the rebuild of a topic on this node is.
+type RebuildStatus struct {
+	Topic   string    `json:"topic"`
+	TopicID uint64    `json:"topic_id"`
+	Stage   string    `json:"stage"`
+	Reason  string    `json:"reason,omitempty"`
+	Since   time.Time `json:"since"`
+}
+
+// rebuilds is what is to be made anew on this node.
+type rebuilds struct {
+	wake chan struct{} // capacity 1
+
+	mu     sync.Mutex      // guards what follows
+	orders map[uint64]bool // topics that an operator wants rebuilt; true: by force
+	stages map[uint64]RebuildStatus
+}
+
+func newRebuilds() rebuilds {
+	return rebuilds{wake: make(chan struct{}, 1), orders: make(map[uint64]bool), stages: make(map[uint64]RebuildStatus)}
+}
+
+// set notes a stage; it reports whether that is news.
+func (r *rebuilds) set(topic uint64, name, stage, reason string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old := r.stages[topic]
+	if old.Stage == stage && old.Reason == reason {
+		return false
+	}
+	since := time.Now()
+	if old.Stage == stage {
+		since = old.Since
+	}
+	r.stages[topic] = RebuildStatus{Topic: name, TopicID: topic, Stage: stage, Reason: reason, Since: since}
+	return old.Stage != stage
+}
+
+func (r *rebuilds) forget(topic uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.stages, topic)
+	delete(r.orders, topic)
+}
+
+func (r *rebuilds) order(topic uint64) (force, ordered bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	force, ordered = r.orders[topic]
+	return force, ordered
+}
+
+// Rebuilds reports on the topics that are made anew on this node, or should be.
+// Any goroutine.
+func (c *Cluster) Rebuilds() []RebuildStatus {
+	c.rebuilds.mu.Lock()
+	defer c.rebuilds.mu.Unlock()
+	out := slices.Collect(maps.Values(c.rebuilds.stages))
+	slices.SortFunc(out, func(a, b RebuildStatus) int { return int(int64(a.TopicID) - int64(b.TopicID)) })
+	return out
+}
+
+// Rebuild orders that a topic with quarantined partitions is made anew on this
+// node, whether or not that happens by itself here. It returns at once; Rebuilds
+// says how it goes. force is content with a single other node whose copy is
+// complete, and lets a topic with records go that Lockstep did not make. Any
+// goroutine.
+func (c *Cluster) Rebuild(topic string, force bool) error {
+	for _, d := range c.applier.Damaged() {
+		if d.Name != topic {
+			continue
+		}
+		c.rebuilds.mu.Lock()
+		c.rebuilds.orders[d.Topic] = force
+		c.rebuilds.mu.Unlock()
+		signal(c.rebuilds.wake)
+		return nil
+	}
+	return fmt.Errorf("rebuild topic %s: %w", topic, ErrNoDamage)
+}
+
+// retry is when a topic is tried again.
+type retry struct {
+	at    time.Time
+	pause time.Duration
+}
+
+// tried is the outcome of one try.
+type tried struct {
+	d   apply.Damage
+	err error
+}
+
+// rebuildLoop rebuilds one topic after the other. A try may take long, because
+// the others read their copies: leases are given back meanwhile.
+func (c *Cluster) rebuildLoop(ctx context.Context) {
+	t := time.NewTicker(rebuildEvery)
+	defer t.Stop()
+	retries := make(map[uint64]retry)
+	done := make(chan tried, 1)
+	trying := false
+	for {
+		select {
+		case <-t.C:
+		case <-c.rebuilds.wake:
+			clear(retries)
+		case end := <-done:
+			trying = false
+			c.noteTry(end, retries)
+		case <-ctx.Done():
+			return
+		}
+		damaged := c.applier.Damaged()
+		c.endRebuilds(ctx, damaged)
+		for _, d := range damaged {
+			force, due := c.rebuildDue(d, retries)
+			if !due || trying || ctx.Err() != nil {
+				continue
+			}
+			trying = true
+			c.run(func() {
+				try, cancel := context.WithTimeout(ctx, rebuildTimeout)
+				defer cancel()
+				done <- tried{d, c.rebuild(try, d, force)}
+			})
+		}
+	}
+}
+
+// leases are the topics whose lease this node has.
+func (c *Cluster) leases() map[uint64]*fsm.CatalogTopic {
+	out := make(map[uint64]*fsm.CatalogTopic)
+	c.node.Catalog().Read(func(g *fsm.Group) {
+		for id, node := range g.Catalog.Rebuilds {
+			if node == c.cfg.Self {
+				out[id] = g.Catalog.Topics[id]
+			}
+		}
+	})
+	return out
+}
+
+// endRebuilds gives the leases back of topics that are whole again, and forgets
+// what is not damaged any more.
+func (c *Cluster) endRebuilds(ctx context.Context, damaged []apply.Damage) {
+	still := make(map[uint64]bool)
+	for _, d := range damaged {
+		still[d.Topic] = true
+	}
+	leases := c.leases()
+	for _, s := range c.Rebuilds() {
+		if _, mine := leases[s.TopicID]; !mine && !still[s.TopicID] {
+			c.rebuilds.forget(s.TopicID)
+		}
+	}
+	for id, t := range leases {
+		if t == nil || still[id] {
+			continue
+		}
+		if lacks := c.lacks(t); lacks > 0 {
+			c.rebuilds.set(id, t.Name, StageCopying, fmt.Sprintf("%d of %d partitions are not complete yet", lacks, t.Opened))
+			continue
+		}
+		if c.endLease(ctx, id) {
+			c.log.Info("the topic is complete again on this node's broker: gave its lease back", "topic", t.Name)
+			c.rebuilds.forget(id)
+		}
+	}
+}
+
+// lacks counts a topic's partitions that this node's broker does not serve.
+func (c *Cluster) lacks(t *fsm.CatalogTopic) int {
+	n := 0
+	for p := range t.Opened {
+		if !c.applier.Ready(fsm.TP{Topic: t.ID, Partition: p}, 0) {
+			n++
+		}
+	}
+	return n
+}
+
+func (c *Cluster) endLease(ctx context.Context, topic uint64) bool {
+	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
+	defer cancel()
+	_, err := c.submit(ctx, fsm.CatalogGroup, fsm.KindEndRebuild, fsm.EndRebuild{Topic: topic, Node: c.cfg.Self})
+	return err == nil
+}
+
+// rebuildDue says whether a damaged topic is to be tried now.
+func (c *Cluster) rebuildDue(d apply.Damage, retries map[uint64]retry) (force, due bool) {
+	force, ordered := c.rebuilds.order(d.Topic)
+	if !c.cfg.AutoRebuild && !ordered && !d.Begun {
+		if c.rebuilds.set(d.Topic, d.Name, StageOrder, "recovery.rebuild is manual") {
+			c.log.Warn("a topic with quarantined partitions waits for an order to rebuild it", "topic", d.Name, "quarantined", len(d.Partitions))
+		}
+		return false, false
+	}
+	return force, !time.Now().Before(retries[d.Topic].at)
+}
+
+// noteTry notes how a try ended, and when there is another.
+func (c *Cluster) noteTry(end tried, retries map[uint64]retry) {
+	id := end.d.Topic
+	if end.err == nil {
+		delete(retries, id)
+		c.rebuilds.mu.Lock()
+		delete(c.rebuilds.orders, id)
+		c.rebuilds.mu.Unlock()
+		c.rebuilds.set(id, end.d.Name, StageCopying, "")
+		return
+	}
+	r := retries[id]
+	r.pause = min(max(2*r.pause, minRebuildPause), maxRebuildPause)
+	r.at = time.Now().Add(r.pause)
+	retries[id] = r
+	c.log.Debug("a rebuild is not done yet", "topic", end.d.Name, "reason", end.err, "again-in", r.pause)
+}
+
+// rebuild takes the lease, sees that the others are complete and makes the
+// topic anew. Unless the old copy is gone, the lease goes back if that fails:
+// the lease comes first, so that no two nodes take each other's copy for the
+// one that stays.
+func (c *Cluster) rebuild(ctx context.Context, d apply.Damage, force bool) error {
+	take, cancel := context.WithTimeout(ctx, submitTimeout)
+	_, err := c.submit(take, fsm.CatalogGroup, fsm.KindTakeRebuild, fsm.TakeRebuild{Topic: d.Topic, Node: c.cfg.Self})
+	cancel()
+	if err != nil {
+		var ke *proxy.KafkaError
+		if errors.As(err, &ke) && ke.Code == fsm.CodeBusy {
+			c.rebuilds.set(d.Topic, d.Name, StageLease, ke.Message)
+		}
+		return err
+	}
+	if !d.Begun {
+		c.rebuilds.set(d.Topic, d.Name, StageVerifying, "")
+		if err := c.othersComplete(ctx, d, force); err != nil {
+			return errors.Join(err, c.giveBack(ctx, d.Topic))
+		}
+	}
+	c.rebuilds.set(d.Topic, d.Name, StageRemaking, "")
+	if err := c.applier.Rebuild(ctx, d.Topic, force); err != nil {
+		if errors.Is(err, apply.ErrNotOurs) {
+			c.freeze(d, err.Error())
+		}
+		for _, now := range c.applier.Damaged() {
+			if now.Topic == d.Topic && !now.Begun {
+				return errors.Join(err, c.giveBack(ctx, d.Topic))
+			}
+		}
+		return err
+	}
+	return nil
+}
+
+func (c *Cluster) giveBack(ctx context.Context, topic uint64) error {
+	if !c.endLease(context.WithoutCancel(ctx), topic) {
+		return errors.New("the lease could not be given back yet")
+	}
+	return nil
+}
+
+// freeze notes that nothing can be done without an operator.
+func (c *Cluster) freeze(d apply.Damage, why string) {
+	if c.rebuilds.set(d.Topic, d.Name, StageFrozen, why) {
+		c.log.Error("a quarantined topic is left as it is: look at the other nodes' copies (lockstep verify), release the right ones, or rebuild by force",
+			"topic", d.Name, "reason", why)
+	}
+}
+
+// copyProof is what a node says of its copy of a topic.
+type copyProof struct {
+	node   int32
+	proofs []apply.PartitionProof
+	err    error
+}
+
+// othersComplete returns nil when a majority of the other nodes, or one of them
+// if forced, has read its copy of the topic up to what is committed here now.
+func (c *Cluster) othersComplete(ctx context.Context, d apply.Damage, force bool) error {
+	ends, err := c.ends(d.Topic)
+	if err != nil {
+		return err
+	}
+	others := len(c.cfg.Peers) - 1
+	need := others/2 + 1
+	if force {
+		need = 1
+	}
+	answers := make(chan copyProof, others)
+	for id := range c.cfg.Peers {
+		if id != c.cfg.Self {
+			go func() { answers <- c.askProof(ctx, id, d.Topic, ends) }()
+		}
+	}
+	complete, wrong := 0, 0
+	var reasons []error
+	for range others {
+		a := <-answers
+		switch why := a.err; {
+		case why == nil:
+			complete++
+		default:
+			reasons = append(reasons, fmt.Errorf("node %d: %w", a.node, why))
+			if errors.Is(why, errIncomplete) {
+				wrong++
+			}
+		}
+	}
+	switch {
+	case complete >= need:
+		return nil
+	case others-wrong < need:
+		c.freeze(d, errors.Join(reasons...).Error())
+	default:
+		c.rebuilds.set(d.Topic, d.Name, StageVerifying, errors.Join(reasons...).Error())
+	}
+	return fmt.Errorf("%d of %d other copies are complete, %d are needed: %w", complete, others, need, errors.Join(reasons...))
+}
+
+// errIncomplete says that a node's copy is not complete, and will not be soon.
+var errIncomplete = errors.New("its copy is not complete")
+
+// askProof asks a node until its copy is verified up to the given ends, or it
+// says why it is not.
+func (c *Cluster) askProof(ctx context.Context, id int32, topic uint64, ends map[int32]int64) copyProof {
+	payload, err := json.Marshal(topic)
+	for try := 0; err == nil; try++ {
+		var raw []byte
+		var proofs []apply.PartitionProof
+		if raw, err = c.node.Call(ctx, id, methodVerified, payload); err != nil {
+			break
+		}
+		if err = json.Unmarshal(raw, &proofs); err != nil {
+			break
+		}
+		why, final := judge(proofs, ends)
+		if why == nil || final || try == 20 {
+			return copyProof{node: id, proofs: proofs, err: why}
+		}
+		select {
+		case <-time.After(100 * time.Millisecond): // it has not applied as much as this node
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+	}
+	return copyProof{node: id, err: err}
+}
+
+// judge compares what a node has verified with what is committed. final says
+// that asking again at once is no use.
+func judge(proofs []apply.PartitionProof, ends map[int32]int64) (why error, final bool) {
+	by := make(map[int32]apply.PartitionProof)
+	for _, p := range proofs {
+		by[p.Partition] = p
+	}
+	for _, n := range slices.Sorted(maps.Keys(ends)) {
+		p, ok := by[n]
+		switch {
+		case !ok:
+			why = fmt.Errorf("partition %d: it does not have it yet", n)
+		case !p.Ready:
+			return fmt.Errorf("partition %d: %w: %s", n, errIncomplete, p.Reason), true
+		case p.Verified < ends[n]:
+			why = fmt.Errorf("partition %d: verified up to offset %d of %d", n, p.Verified, ends[n])
+		}
+	}
+	return why, false
+}
+
+// ends are the log ends of a topic's partitions, as far as this node knows.
+func (c *Cluster) ends(topic uint64) (map[int32]int64, error) {
+	var groups []uint32
+	c.node.Catalog().Read(func(g *fsm.Group) {
+		if t := g.Catalog.Topics[topic]; t != nil && t.State != fsm.TopicDeleting {
+			groups = t.Groups[:t.Opened]
+		}
+	})
+	if len(groups) == 0 {
+		return nil, errors.New("the catalog does not have the topic")
+	}
+	ends := make(map[int32]int64)
+	for n, group := range groups {
+		g := c.node.Group(group)
+		if g == nil {
+			return nil, fmt.Errorf("there is no group %d", group)
+		}
+		g.Read(func(s *fsm.Group) {
+			ends[int32(n)] = 0
+			if p := s.Partitions[fsm.TP{Topic: topic, Partition: int32(n)}]; p != nil {
+				ends[int32(n)] = p.NextOffset
+			}
+		})
+	}
+	return ends, nil
+}
+
+// heardVerified answers methodVerified.
+func (c *Cluster) heardVerified(ctx context.Context, _ transport.Hello, payload []byte) ([]byte, error) {
+	var topic uint64
+	if err := json.Unmarshal(payload, &topic); err != nil {
+		return nil, fmt.Errorf("read a request for a proof: %w", err)
+	}
+	return json.Marshal(c.applier.Verified(ctx, topic))
+}
