@@ -78,5 +78,5 @@ func (c *copier) answer(ctx context.Context, req copyRequest) (copyAnswer, error
 func (l *lane) good() (end int64, ready bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.acked, l.state == StateReady && l.doom == ""
+	return l.acked, l.serves()
 }
