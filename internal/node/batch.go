@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,6 +42,10 @@ type batcher struct {
 	wake        chan struct{} // capacity 1
 	through     chan struct{} // an entry got its answer; capacity maxInFlight
 
+	// hold says whether records must wait because the log has no room, and
+	// returns channels that are closed when that may have changed.
+	hold func() (held bool, room, office <-chan struct{})
+
 	mu     sync.Mutex // guards what follows
 	queue  []proposal
 	bytes  int
@@ -54,7 +59,8 @@ type batcher struct {
 
 func newBatcher(entryBytes, maxInFlight int, apply func([]byte) raft.ApplyFuture) *batcher {
 	return &batcher{apply: apply, entryBytes: entryBytes, maxInFlight: maxInFlight,
-		wake: make(chan struct{}, 1), through: make(chan struct{}, maxInFlight)}
+		wake: make(chan struct{}, 1), through: make(chan struct{}, maxInFlight),
+		hold: func() (bool, <-chan struct{}, <-chan struct{}) { return false, nil, nil }}
 }
 
 // propose queues a command. done is called exactly once, from another
@@ -79,10 +85,20 @@ func (b *batcher) propose(cmd fsm.Command, done func(fsm.Result, error)) {
 // returns when everything in flight has its answer.
 func (b *batcher) run(ctx context.Context) {
 	for {
+		held, room, office := b.hold()
+		for b.inFlight < b.maxInFlight {
+			batch := b.next(held)
+			if batch == nil {
+				break
+			}
+			b.send(ctx, batch)
+		}
 		select {
 		case <-b.wake:
 		case <-b.through:
 			b.inFlight--
+		case <-room:
+		case <-office:
 		case <-ctx.Done():
 			b.mu.Lock()
 			b.closed = true
@@ -95,20 +111,18 @@ func (b *batcher) run(ctx context.Context) {
 			b.wg.Wait()
 			return
 		}
-		for b.inFlight < b.maxInFlight {
-			batch := b.next()
-			if batch == nil {
-				break
-			}
-			b.send(ctx, batch)
-		}
 	}
 }
 
 // next takes the proposals of the next entry off the queue, nil if none is due.
-func (b *batcher) next() []proposal {
+// While records are held only what controls the group goes: it may be what
+// makes room.
+func (b *batcher) next(held bool) []proposal {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if held {
+		return b.takeControl()
+	}
 	if len(b.queue) == 0 || (b.inFlight > 0 && b.bytes < b.entryBytes) {
 		return nil
 	}
@@ -126,6 +140,24 @@ func (b *batcher) next() []proposal {
 	if len(b.queue) == 0 {
 		b.queue = nil
 	}
+	b.bytes -= size
+	return batch
+}
+
+// takeControl takes the proposals without records off the queue, as far as they
+// fit into an entry. b.mu is held.
+func (b *batcher) takeControl() []proposal {
+	var batch []proposal
+	size := 0
+	b.queue = slices.DeleteFunc(b.queue, func(p proposal) bool {
+		s := p.cmd.Size()
+		if p.cmd.Kind == fsm.KindAppend || len(batch) > 0 && size+s > b.entryBytes {
+			return false
+		}
+		size += s
+		batch = append(batch, p)
+		return true
+	})
 	b.bytes -= size
 	return batch
 }

@@ -54,6 +54,11 @@ type batcherRig struct {
 
 func newBatcherRig(t *testing.T, entryBytes, inFlight int) *batcherRig {
 	t.Helper()
+	return newHeldBatcherRig(t, entryBytes, inFlight, nil)
+}
+
+func newHeldBatcherRig(t *testing.T, entryBytes, inFlight int, hold func() (bool, <-chan struct{}, <-chan struct{})) *batcherRig {
+	t.Helper()
 	r := &batcherRig{t: t, entries: make(chan *fakeFuture, 1000), ended: make(chan struct{}), answers: make(map[string][]error)}
 	r.b = newBatcher(entryBytes, inFlight, func(data []byte) raft.ApplyFuture {
 		elapsed, cmds, err := fsm.DecodeEntry(data)
@@ -64,6 +69,9 @@ func newBatcherRig(t *testing.T, entryBytes, inFlight int) *batcherRig {
 		r.entries <- f
 		return f
 	})
+	if hold != nil {
+		r.b.hold = hold
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
 	go func() {
@@ -84,9 +92,11 @@ func (r *batcherRig) stop() {
 }
 
 // propose queues a command whose body is name padded to size.
-func (r *batcherRig) propose(name string, size int) {
+func (r *batcherRig) propose(name string, size int) { r.proposeKind(fsm.KindOpen, name, size) }
+
+func (r *batcherRig) proposeKind(kind fsm.Kind, name string, size int) {
 	body := append([]byte(name+"|"), bytes.Repeat([]byte{'.'}, size)...)
-	r.b.propose(fsm.Command{Kind: fsm.KindOpen, Body: body}, func(res fsm.Result, err error) {
+	r.b.propose(fsm.Command{Kind: kind, Body: body}, func(res fsm.Result, err error) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if err == nil && res.BaseOffset != int64(len(body)) {
@@ -298,4 +308,40 @@ func TestBatcherClock(t *testing.T) {
 	b.clock = time.Now().Add(-time.Hour)
 	b.send(context.Background(), nil)
 	b.wg.Wait()
+}
+
+// While the log has no room records wait, in order, and what controls the group
+// does not.
+func TestBatcherHoldsRecords(t *testing.T) {
+	var mu sync.Mutex
+	held, room := true, make(chan struct{})
+	r := newHeldBatcherRig(t, 1000, 4, func() (bool, <-chan struct{}, <-chan struct{}) {
+		mu.Lock()
+		defer mu.Unlock()
+		return held, room, nil
+	})
+	r.proposeKind(fsm.KindAppend, "a", 10)
+	r.proposeKind(fsm.KindAppend, "b", 10)
+	r.none("the log is full")
+	r.propose("open", 10)
+	open := r.entry()
+	wantNames(t, open, "open")
+	open.commit()
+	if err := r.answered("open"); err != nil {
+		t.Error(err)
+	}
+	r.none("the log is still full")
+	mu.Lock()
+	held = false
+	close(room)
+	room = make(chan struct{})
+	mu.Unlock()
+	first := r.entry()
+	wantNames(t, first, "a", "b")
+	first.commit()
+	for _, n := range []string{"a", "b"} {
+		if err := r.answered(n); err != nil {
+			t.Errorf("%s: %v", n, err)
+		}
+	}
 }

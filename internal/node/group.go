@@ -68,7 +68,16 @@ func newGroup(n *Node, id uint32) *Group {
 	g.batcher = newBatcher(n.cfg.EntryBytes, n.cfg.MaxInFlightEntries, func(data []byte) raft.ApplyFuture {
 		return g.Raft().Apply(data, applyQueueTimeout)
 	})
+	g.batcher.hold = g.holdRecords
 	return g
+}
+
+// holdRecords holds new records up while the log is over its limit, on a
+// leader: elsewhere Raft turns them away, and who waits goes to the leader.
+func (g *Group) holdRecords() (held bool, room, office <-chan struct{}) {
+	full, room := g.keeper.full.Changed()
+	leads, office := g.Leading.Changed()
+	return full && leads != nil, room, office
 }
 
 // Raft returns the running instance, nil before the node is a member.

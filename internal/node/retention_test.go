@@ -252,8 +252,17 @@ func TestRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := newTailer(t, g)
-	c.load(1<<20, 8<<10)
-	if held, limit := g.Log().Bytes(); held < 1<<20 || limit != 512<<10 {
+	c.load(400<<10, 8<<10)
+	const more = 40 // of which some find no room
+	stored := make(chan error, more+1)
+	propose := func(n int) {
+		for range n {
+			g.Propose(fsm.AppendCommand(loadTP, loadBatch(8<<10)), func(_ fsm.Result, err error) { stored <- err })
+		}
+	}
+	propose(more)
+	c.eventually("the log is full", func() (bool, string) { full, _ := g.RoomChanged(); return full, "not full" })
+	if held, limit := g.Log().Bytes(); held <= limit || limit != 512<<10 {
 		t.Fatalf("%d bytes are held, the limit is %d", held, limit)
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -264,11 +273,24 @@ func TestRoom(t *testing.T) {
 	}
 	free := make(chan error, 1)
 	go func() { free <- g.Room(c.ctx()) }()
+	// A record waits, what controls the group does not.
+	propose(1)
+	c.openLoad()
+	if len(stored) >= more {
+		t.Fatalf("%d records were let in", len(stored))
+	}
 	f.follow(g.Log().Applied().Get())
 	f.trust()
 	if err := <-free; err != nil {
 		t.Fatal(err)
 	}
+	for range more + 1 {
+		if err := <-stored; err != nil {
+			t.Fatalf("a record that waited: %v", err)
+		}
+	}
+	f.follow(g.Log().Applied().Get())
+	f.trust()
 	if held, _ := g.Log().Bytes(); held > sizeBlockBytes {
 		t.Errorf("%d bytes are held after everything was trusted", held)
 	}
