@@ -121,6 +121,21 @@ func TestLogsThatStartDifferently(t *testing.T) {
 	}
 }
 
+// A log of which nothing is left holds no batch, and is the same as another.
+func TestLogsWithEverythingDeleted(t *testing.T) {
+	nodes := three(t)
+	for _, n := range nodes {
+		n.start, n.batches = n.end, nil
+	}
+	if r := check(t, nodes, nil); !r.Identical || r.Partitions[0].Start != 10 || r.Partitions[0].End != 10 {
+		t.Errorf("problems %q, partition %+v", r.Problems, r.Partitions[0])
+	}
+	nodes[1].start = 3
+	if r := check(t, nodes, nil); !r.Identical {
+		t.Errorf("one log is left, and nothing to compare it with: %q", r.Problems)
+	}
+}
+
 // withRecords names a batch's records: all, but those at the offsets left out.
 func withRecords(b *admin.BatchDigest, without ...int64) {
 	var raw []byte
