@@ -16,6 +16,10 @@ import (
 	"lockstep/internal/cluster"
 )
 
+// errNotWell ends the append connections to a broker that its health check
+// does not reach.
+var errNotWell = errors.New("the broker does not answer its health check")
+
 // groupsTimeout bounds how long a broker that came up may take until it can
 // coordinate consumer groups.
 const groupsTimeout = 2 * time.Minute
@@ -72,8 +76,12 @@ func (b *localBroker) Close() error {
 func (b *localBroker) watch(ctx context.Context) {
 	for {
 		changed := b.health.Changed()
-		if b.health.State().Up {
+		if s := b.health.State(); s.Up {
 			b.greet(ctx)
+		} else {
+			// One that hangs would be waited for as long as a request may
+			// take, though new ones work again.
+			b.appender.Drop(errNotWell)
 		}
 		select {
 		case <-changed:

@@ -64,6 +64,7 @@ func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 		Self: cfg.Node.ID, ClusterID: cfg.Cluster.ID, Version: version, Peers: nodeCfg.Peers, Groups: nodeCfg.Groups,
 		MaxBatchBytes: int(cfg.Raft.MaxEntryBytes),
 		Broker:        n.broker.Report, BrokerChanged: n.broker.health.Changed, Recovery: n.recovery,
+		AutoRebuild:      cfg.Recovery.Rebuild == configs.RebuildAuto,
 		UnreachableAfter: cfg.Broker.UnreachableAfter, RebalanceDelay: cfg.Raft.LeaderRebalanceDelay, Logger: log,
 	}, n.node, n.applier)
 	n.applier.CopyFrom(apply.CopyConfig{Peers: n.cluster, Broker: n.broker, Method: methodCopy,
@@ -121,8 +122,9 @@ func nodeConfig(cfg configs.Config, log hclog.Logger) (node.Config, error) {
 			LeaseTimeout: cfg.Raft.LeaderLeaseTimeout, CommitTimeout: cfg.Raft.CommitTimeout,
 			StoreTimeout: cfg.Raft.StoreTimeout,
 		},
+		// Zero stands for the default there, so nothing to retain is one byte.
 		Retention: node.Retention{SnapshotBytes: int64(cfg.Raft.SnapshotBytes),
-			LogRetainBytes: int64(cfg.Raft.LogRetainBytes), LogLimitBytes: int64(cfg.Raft.LogLimitBytes)},
+			LogRetainBytes: max(1, int64(cfg.Raft.LogRetainBytes)), LogLimitBytes: int64(cfg.Raft.LogLimitBytes)},
 		Self:   fsm.CatalogNode{Rack: cfg.Node.Rack, Listeners: advertised, Admin: adminAddress(cfg), Raft: peers[cfg.Node.ID]},
 		Logger: log,
 	}, nil

@@ -56,6 +56,7 @@ func New(cfg Config, c *cluster.Cluster, n *node.Node, b Broker) *Server {
 	mux.HandleFunc("GET /status", s.status)
 	mux.HandleFunc("GET /digest", s.digest)
 	mux.HandleFunc("GET /partitions", s.partitions)
+	mux.HandleFunc("POST /rebuild", s.rebuild)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(newRegistry(c, cfg), promhttp.HandlerOpts{}))
 	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	return s
@@ -142,6 +143,25 @@ func (cs checks) write(w http.ResponseWriter) {
 
 func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, s.cluster.Status())
+}
+
+// rebuild orders that a topic is made anew on this node's broker. A browser
+// that was led here by another site says so by its Origin.
+func (s *Server) rebuild(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Origin") != "" {
+		writeError(w, http.StatusForbidden, errors.New("requests of web pages are refused"))
+		return
+	}
+	topic := r.URL.Query().Get("topic")
+	if topic == "" {
+		writeError(w, http.StatusBadRequest, errors.New("rebuild needs ?topic="))
+		return
+	}
+	if err := s.cluster.Rebuild(topic, r.URL.Query().Get("force") == "true"); err != nil {
+		writeError(w, http.StatusConflict, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, map[string]string{"ordered": topic})
 }
 
 func writeJSON(w http.ResponseWriter, code int, v any) {

@@ -85,6 +85,18 @@ func (c *Client) LogEnds(ctx context.Context, addr, topic string, partition int3
 	return out, nil
 }
 
+// Rebuild orders that a topic is made anew on the node's broker.
+func (c *Client) Rebuild(ctx context.Context, addr, topic string, force bool) error {
+	q := url.Values{"topic": {topic}, "force": {strconv.FormatBool(force)}}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	resp, err := c.do(ctx, http.MethodPost, addr, "/rebuild", q)
+	if err != nil {
+		return fmt.Errorf("order a rebuild from %s: %w", addr, err)
+	}
+	return resp.Body.Close()
+}
+
 func digestQuery(topic string, partition int32) url.Values {
 	return url.Values{"topic": {topic}, "partition": {strconv.Itoa(int(partition))}}
 }
@@ -106,8 +118,12 @@ func (c *Client) ask(ctx context.Context, addr, path string, q url.Values) ([]by
 
 // get returns an answer with status 200. The caller closes its body.
 func (c *Client) get(ctx context.Context, addr, path string, q url.Values) (*http.Response, error) {
+	return c.do(ctx, http.MethodGet, addr, path, q)
+}
+
+func (c *Client) do(ctx context.Context, method, addr, path string, q url.Values) (*http.Response, error) {
 	u := url.URL{Scheme: "http", Host: addr, Path: path, RawQuery: q.Encode()}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}
