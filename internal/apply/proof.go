@@ -50,7 +50,7 @@ func (s *scrubber) prove(ctx context.Context, l *lane) (proof, error) {
 	if !ok {
 		return proof{}, ErrNotOpen
 	}
-	if u.whole && time.Since(s.proofOf(u).at) > proofHolds {
+	if p := s.proofOf(u); u.whole && !p.holds(&s.cfg) {
 		u.read, u.whole = nil, false
 	}
 	for {

@@ -57,7 +57,13 @@ type ScrubConfig struct {
 
 const (
 	scrubBytes = 1 << 20 // read at once
-	proofHolds = 10 * time.Minute
+
+	// A proof holds for a moment where it takes no more than cheapRead to read
+	// again, else for proofHolds or two intervals: a topic may take hours, and
+	// all of its partitions must be proved at once.
+	momentHolds = time.Minute
+	cheapRead   = 30 * time.Second
+	proofHolds  = 6 * time.Hour
 	// unreadable errors in a row make a finding.
 	unreadable = 5
 )
@@ -96,8 +102,18 @@ type subject struct {
 
 // proof is what a read through the whole log showed.
 type proof struct {
-	to int64
-	at time.Time // when it got through
+	to   int64
+	at   time.Time // when it got through
+	size int64     // bytes
+}
+
+// holds says whether a proof is new enough to let another node destroy its
+// copy.
+func (p *proof) holds(cfg *ScrubConfig) bool {
+	if cfg.BytesPerSecond <= 0 || p.size < cfg.BytesPerSecond*int64(cheapRead/time.Second) {
+		return time.Since(p.at) < momentHolds
+	}
+	return time.Since(p.at) < max(proofHolds, 2*cfg.Interval)
 }
 
 // excess is a log end above everything committed.

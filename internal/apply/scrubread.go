@@ -64,6 +64,7 @@ type reading struct {
 	began time.Time
 	first bool // nothing was read yet
 	pos   int64
+	size  int64 // bytes read
 
 	chained bool   // chain is the hash of everything below pos
 	chain   uint64 // see fsm.ChainHash

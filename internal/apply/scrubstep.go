@@ -87,7 +87,7 @@ func (s *scrubber) got(u *subject, to int64) {
 	if !u.whole {
 		u.proof.at = time.Now()
 	}
-	u.proof.to, u.whole = u.read.proved(), true
+	u.proof.to, u.proof.size, u.whole = u.read.proved(), u.read.size, true
 }
 
 // strike notes a finding. One that was made often enough in a row is believed.
@@ -145,6 +145,7 @@ func (s *scrubber) readOn(ctx context.Context, u *subject, want *committed, star
 			return nil, err
 		}
 		budget -= int64(len(raw))
+		r.size += int64(len(raw))
 		s.count(len(raw))
 		if len(raw) == 0 {
 			r.pos = to // the cleaner took it all
