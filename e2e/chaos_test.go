@@ -99,6 +99,10 @@ func chaosSchedule(cfg chaosConfig) (steps []step) {
 				}
 			}
 		}
+		if k := chaosKindOf(kinds[0]); k.once && slices.ContainsFunc(steps, func(s step) bool { return s.Kind == k.name }) {
+			kinds = kinds[1:]
+			continue
+		}
 		s := step{At: at, Kind: kinds[0], Lasts: 2*time.Second + time.Duration(rnd.IntN(5000))*time.Millisecond}
 		if kinds = kinds[1:]; at+s.Lasts > cfg.Duration {
 			return steps
@@ -157,6 +161,7 @@ type chaos struct {
 	net     *network
 	l       *load
 	log     *check.Log
+	disks   map[int]bool // nodes that have a small disk of their own
 	began   time.Time
 	active  []*running
 	pending []action
@@ -177,8 +182,9 @@ func (x *chaos) after(d time.Duration, do func()) {
 // runChaos runs a schedule on a cluster of its own.
 func runChaos(t *testing.T, cfg chaosConfig) (r check.Report, dir string) {
 	t.Helper()
-	x := &chaos{t: t, net: newNetwork(t)}
-	x.c = newClusterWith(t, clusterOpts{embedded: cfg.Broker == "embedded", peerAddr: x.net.addr})
+	x := &chaos{t: t, net: newNetwork(t), disks: map[int]bool{}}
+	x.c = newClusterWith(t, clusterOpts{embedded: cfg.Broker == "embedded", peerAddr: x.net.addr, settings: chaosSettings,
+		prepare: func(_ *testing.T, n *node) { x.smallDisk(n) }})
 	raw, err := json.MarshalIndent(cfg, "", " ")
 	if err == nil {
 		err = os.WriteFile(filepath.Join(x.c.dir, "schedule.json"), raw, 0o644)
@@ -222,6 +228,16 @@ func runChaos(t *testing.T, cfg chaosConfig) (r check.Report, dir string) {
 	x.heal()
 	x.finish(checker)
 	return checker.Finish(), x.c.dir
+}
+
+// chaosSettings make the log be cut every few seconds, on one node by age and
+// on the others by flush.
+func chaosSettings(n *node) []string {
+	s := []string{"raft.snapshot_bytes=128KiB", "raft.log_retain_bytes=512KiB", "broker.trust_after=3s"}
+	if n.id != 2 {
+		s = append(s, "broker.log_dirs="+n.broker.dataDir())
+	}
+	return s
 }
 
 // start begins all producers and consumers.

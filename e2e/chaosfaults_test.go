@@ -3,8 +3,11 @@
 package e2e
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -36,6 +39,7 @@ type chaosKind struct {
 	name      string
 	kafkaOnly bool // kills a broker, which the embedded one does not survive whole
 	everyNode bool
+	once      bool // a second time could take the last good copy
 	uses      uses
 	// deposes is how long it must last for a leader that it hits to be
 	// replaced, 0 if it need not be.
@@ -74,6 +78,14 @@ var chaosKinds = []chaosKind{
 		})
 		return undo, func() bool { return landed() || dead.exited() }
 	}},
+	{name: "wipe-broker", once: true, uses: usesBroker, begin: func(x *chaos, n *node) (func(), func() bool) {
+		undo := x.down(syscall.SIGTERM, n.broker.proc)
+		return func() {
+			undo()
+			x.wipe(n.broker)
+		}, n.broker.proc.exited
+	}},
+	{name: "fill-disk", uses: usesProxy, deposes: certainly, begin: func(x *chaos, n *node) (func(), func() bool) { return x.fillDisk(n) }},
 	{name: "kill-proxies", everyNode: true, uses: usesProxy, begin: func(x *chaos, n *node) (func(), func() bool) {
 		return x.down(syscall.SIGKILL, n.proc), n.proc.exited
 	}},
@@ -168,6 +180,70 @@ func (x *chaos) pause(p *process) (undo func(), landed func() bool) {
 			x.t.Fatal(err)
 		}
 	}, stopped
+}
+
+// wipe gives a broker that was stopped an empty disk.
+func (x *chaos) wipe(b *broker) {
+	ctx, cancel := context.WithTimeout(x.t.Context(), brokerReady)
+	defer cancel()
+	if err := errors.Join(os.RemoveAll(b.dataDir()), b.format(ctx)); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+// raftDiskBytes is the size of the disk on which a node has its data_dir.
+const raftDiskBytes = 256 << 20
+
+// smallDisk gives a node a disk of its own for its data_dir. That takes a
+// mount; who may not mount goes without full disks.
+func (x *chaos) smallDisk(n *node) {
+	if err := os.MkdirAll(n.dataDir(), 0o700); err != nil {
+		x.t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", n.dataDir(), "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", raftDiskBytes)); err != nil {
+		x.t.Logf("node %d gets no disk of its own, and no fault fills it: mount: %v", n.id, err)
+		return
+	}
+	x.disks[n.id] = true
+	x.t.Cleanup(func() {
+		if err := syscall.Unmount(n.dataDir(), 2 /* MNT_DETACH: the processes end later */); err != nil {
+			x.t.Error(err)
+		}
+	})
+}
+
+// fillDisk leaves no room on the disk of a node's data_dir. The node must stop
+// by itself; it is started again when there is room.
+func (x *chaos) fillDisk(n *node) (undo func(), landed func() bool) {
+	if !x.disks[n.id] {
+		return func() {}, func() bool { return true } // said so at the start
+	}
+	filler := filepath.Join(n.dataDir(), "filler")
+	f, err := os.Create(filler)
+	if err == nil {
+		piece := make([]byte, 1<<20)
+		for ; err == nil && len(piece) > 0; piece = piece[:len(piece)/2] {
+			for err == nil {
+				_, err = f.Write(piece)
+			}
+			if errors.Is(err, syscall.ENOSPC) {
+				err = nil
+			}
+		}
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	p := n.proc
+	return func() {
+		if err := os.Remove(filler); err != nil {
+			x.t.Fatal(err)
+		}
+		if !p.exited() { // nothing was written meanwhile, or it hangs
+			x.kill(p)
+		}
+	}, p.exited
 }
 
 // links makes a fault of the links between a node and others. It landed if
