@@ -49,6 +49,9 @@ const (
 	Differs    = "differs"
 	Behind     = "behind"     // the overlap is identical, but a broker lacks what is committed
 	Unreadable = "unreadable" // a log could not be read to its end
+	// Quarantined: a node keeps its copy out of service, though no difference
+	// was found here.
+	Quarantined = "quarantined"
 )
 
 // Report is the outcome.
@@ -73,6 +76,8 @@ type Partition struct {
 	Nodes     []int32     `json:"nodes"`
 	Result    string      `json:"result"`
 	FirstDiff *Difference `json:"first_difference,omitempty"`
+	// Quarantined are the nodes that keep their copy out of service, and why.
+	Quarantined map[int32]string `json:"quarantined,omitempty"`
 
 	compacted   bool
 	committed   int64                // by any node's state machine when the comparison began
@@ -144,6 +149,9 @@ func Run(ctx context.Context, client *admin.Client, cfg Config) (*Report, error)
 	}
 	r.dropDeleted(fsms)
 	r.checkCommitted(fsms)
+	if err := r.noteQuarantines(ctx); err != nil {
+		return nil, err
+	}
 	r.report.Partitions = append(r.report.Partitions, r.sorted()...)
 	r.conclude(missing)
 	return &r.report, nil

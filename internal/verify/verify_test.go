@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"lockstep/internal/admin"
+	"lockstep/internal/apply"
+	"lockstep/internal/cluster"
 )
 
 func TestIdenticalLogsAndStateMachines(t *testing.T) {
@@ -260,6 +262,33 @@ func TestWhileRecordsArrive(t *testing.T) {
 	r := check(t, nodes, nil)
 	if p := r.Partitions[0]; !r.Identical || p.End != 10 {
 		t.Errorf("problems %q, partition %+v", r.Problems, p)
+	}
+}
+
+// A copy that a node keeps out of service is shown as such, beside where it
+// differs; what a node says of others does not count.
+func TestQuarantinedPartitions(t *testing.T) {
+	trouble := func(id int32, state apply.State) cluster.GroupStatus {
+		return cluster.GroupStatus{Members: []cluster.MemberStatus{{Node: id, Troubled: []apply.PartitionStatus{
+			{Topic: "t", TopicID: 7, State: string(state), Reason: "corrupt: offset 3: a flipped bit"}}}}}
+	}
+	nodes := three(t)
+	nodes[1].st.Groups = []cluster.GroupStatus{trouble(2, apply.StateQuarantined)}
+	r := check(t, nodes, nil)
+	if p := r.Partitions[0]; r.Identical || p.Result != Quarantined || p.Quarantined[2] == "" || p.FirstDiff != nil ||
+		!strings.Contains(strings.Join(r.Problems, "\n"), "t/0: node 2 quarantines its copy: corrupt: offset 3") {
+		t.Errorf("problems %q, partition %+v", r.Problems, p)
+	}
+	nodes[1].batches[1].OK = false
+	if p := check(t, nodes, nil).Partitions[0]; p.Result != Differs || p.FirstDiff.Offset != 3 || len(p.Quarantined) != 1 {
+		t.Errorf("partition %+v", p)
+	}
+	for _, g := range []cluster.GroupStatus{trouble(3, apply.StateQuarantined), trouble(2, apply.StateAttaching)} {
+		nodes = three(t)
+		nodes[1].st.Groups = []cluster.GroupStatus{g}
+		if r := check(t, nodes, nil); !r.Identical {
+			t.Errorf("%+v: %q", g, r.Problems)
+		}
 	}
 }
 
