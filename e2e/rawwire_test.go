@@ -135,11 +135,17 @@ func rawProduce(ctx context.Context, addr, topic string, partition int32, b batc
 
 // endOffset asks for the offset after the last record (ListOffsets, LATEST).
 func endOffset(ctx context.Context, addr, topic string, partition int32) (int64, error) {
+	return listOffset(ctx, addr, topic, partition, -1)
+}
+
+// listOffset asks for the offset that a timestamp stands for: -1 the end, -2
+// the start of the log.
+func listOffset(ctx context.Context, addr, topic string, partition int32, timestamp int64) (int64, error) {
 	req := kmsg.NewPtrListOffsetsRequest()
 	req.SetVersion(6)
 	req.ReplicaID = -1
 	p := kmsg.NewListOffsetsRequestTopicPartition()
-	p.Partition, p.Timestamp, p.CurrentLeaderEpoch = partition, -1, -1
+	p.Partition, p.Timestamp, p.CurrentLeaderEpoch = partition, timestamp, -1
 	tp := kmsg.NewListOffsetsRequestTopic()
 	tp.Topic, tp.Partitions = topic, append(tp.Partitions, p)
 	req.Topics = append(req.Topics, tp)
@@ -152,7 +158,7 @@ func endOffset(ctx context.Context, addr, topic string, partition int32) (int64,
 	}
 	got := resp.Topics[0].Partitions[0]
 	if got.ErrorCode != 0 {
-		return 0, fmt.Errorf("end offset of %s/%d at %s: error code %d", topic, partition, addr, got.ErrorCode)
+		return 0, fmt.Errorf("offset of %s/%d at %s: error code %d", topic, partition, addr, got.ErrorCode)
 	}
 	return got.Offset, nil
 }
