@@ -4,6 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
@@ -155,5 +159,58 @@ func TestFloorIsTheOlderSnapshots(t *testing.T) {
 		if got := s.snaps.floor(); got != step.floor {
 			t.Errorf("with %+v the floor is %d, want %d", step.snap, got, step.floor)
 		}
+	}
+}
+
+// failingSnaps cannot be read.
+type failingSnaps struct {
+	raft.SnapshotStore
+	err error
+}
+
+func (s failingSnaps) Open(string) (*raft.SnapshotMeta, io.ReadCloser, error) { return nil, nil, s.err }
+
+// A snapshot that the disk does not give is no reason to go on without it; what
+// is damaged, or half written, is put out of the way.
+func TestSnapshotsThatCannotBeUsed(t *testing.T) {
+	cfg := crashed(t, StoreWAL, true)
+	s, err := openStores(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := s.openSnapshots("me", cfg.logger, nil); err != nil {
+		t.Fatal(err)
+	}
+	putSnapshot(t, s, snapshot{snapshotHead: snapshotHead{10, 5, "me"}})
+	putSnapshot(t, s, snapshot{snapshotHead: snapshotHead{20, 5, "me"}})
+	newest := s.snaps.last().id
+	wrap := func(inner raft.SnapshotStore) raft.SnapshotStore {
+		return failingSnaps{inner, &fs.PathError{Op: "read", Path: "state.bin", Err: syscall.EIO}}
+	}
+	if err := s.openSnapshots("me", cfg.logger, wrap); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("a disk that does not read: %v", err)
+	}
+	dir := filepath.Join(cfg.dir, snapshotsDir)
+	if err := os.Mkdir(filepath.Join(dir, "1-30-1.tmp"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	flip(t, filepath.Join(dir, newest, "state.bin"), 30)
+	if err := s.openSnapshots("me", cfg.logger, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.snaps.last().index; got != 10 {
+		t.Errorf("the newest snapshot is at %d, want 10", got)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 1 {
+		t.Errorf("in the directory: %v, %v", left, err)
+	}
+	if _, err := os.Stat(filepath.Join(cfg.dir, "damaged-"+newest)); err != nil {
+		t.Error(err)
 	}
 }

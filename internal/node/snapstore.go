@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,7 +44,7 @@ type snapshotStore struct {
 	newest uint64     // index of the newest, usable or not
 }
 
-// openSnapshots opens what is on disk. A snapshot that is damaged is removed,
+// openSnapshots opens what is on disk. A snapshot that is damaged is set aside,
 // so that it does not take the place of a good one.
 func openSnapshots(dir, incarnation string, g *guard, log hclog.Logger, wrap func(raft.SnapshotStore) raft.SnapshotStore) (*snapshotStore, error) {
 	if err := clearUnfinished(filepath.Join(dir, snapshotsDir)); err != nil {
@@ -68,16 +69,25 @@ func openSnapshots(dir, incarnation string, g *guard, log hclog.Logger, wrap fun
 		switch {
 		case errors.Is(err, errSnapshotVersion):
 			return nil, fmt.Errorf("open the snapshot %s in %s: %w", m.ID, dir, err)
+		case unreadable(err):
+			return nil, fmt.Errorf("open the snapshot %s in %s: %w; %s", m.ID, dir, err, adviceDisk)
 		case err != nil:
-			log.Warn("a damaged snapshot is removed", "id", m.ID, "index", m.Index, "error", err)
-			if err := os.RemoveAll(filepath.Join(s.dir, m.ID)); err != nil {
-				return nil, fmt.Errorf("remove a damaged snapshot: %w", err)
+			aside := filepath.Join(dir, "damaged-"+m.ID)
+			log.Warn("a damaged snapshot is set aside", "id", m.ID, "index", m.Index, "moved-to", aside, "error", err)
+			if err := os.Rename(filepath.Join(s.dir, m.ID), aside); err != nil {
+				return nil, fmt.Errorf("set a damaged snapshot aside: %w", err)
 			}
 		default:
 			s.kept = append(s.kept, k)
 		}
 	}
 	return s, nil
+}
+
+// unreadable says whether an error is the disk's, and not what was read.
+func unreadable(err error) bool {
+	var path *fs.PathError
+	return errors.As(err, &path) && !errors.Is(err, fs.ErrNotExist)
 }
 
 // clearUnfinished removes what a crash left of a snapshot that was being
