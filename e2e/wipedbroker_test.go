@@ -149,7 +149,8 @@ func startForeground(t *testing.T, c *cluster, topic string, partitions int32) *
 	t.Helper()
 	c.createTopic(c.node(1), topic, partitions)
 	cl, err := kgo.NewClient(append(clientOpts(c.bootstrap()), kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()),
-		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerBatchMaxBytes(64<<10), kgo.MaxBufferedBytes(4<<20), kgo.UnknownTopicRetries(-1))...)
+		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerBatchMaxBytes(256<<10), kgo.MaxBufferedBytes(16<<20),
+		kgo.MaxProduceRequestsInflightPerBroker(5), kgo.UnknownTopicRetries(-1))...)
 	if err != nil {
 		t.Fatal(err)
 	}
