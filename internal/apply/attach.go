@@ -202,6 +202,8 @@ func (p *pipe) agree(at *attachment) error {
 			p.drop(at.end)
 			p.agreed(at)
 			return nil
+		case it.base < at.end && p.l.compacted && it.continues(at):
+			return p.goOnInside(at)
 		case it.base < at.end:
 			return CauseDivergent.distrust("the broker's log ends at offset %d, inside the committed batch %d+%d", at.end, it.base, it.count)
 		default:

@@ -178,3 +178,69 @@ func TestLargestBatchFitsAMessage(t *testing.T) {
 		t.Errorf("%d bytes do not fit %d", n, transport.DefaultMaxMessage)
 	}
 }
+
+// A copy of a compacted log has batches of its own. One that ended before its
+// time may end inside a batch that the raft log still has: what is missing of
+// it is appended, and nothing is said to be wrong.
+func TestCompactedCopyThatEndsInsideABatch(t *testing.T) {
+	for _, mine := range []bool{true, false} {
+		w := newTrustingWorld(t, 1, nil)
+		w.openWith(map[string]string{"cleanup.policy": "compact"})
+		w.send(tpA, 4)
+		w.settled()
+		w.stop()
+		it := newItem(0, &w.commit(1, w.appendCmd(tpA, 9, 20))[0])
+		w.commit(1, w.appendCmd(tpA, 2, 30))
+		stored, _, err := kafkawire.ParseBatch(it.stamped(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []kafkawire.Record
+		if err := kafkawire.VisitRecords(stored, 1<<20, func(r kafkawire.Record) bool { all = append(all, r); return true }); err != nil {
+			t.Fatal(err)
+		}
+		for i := range int32(4) {
+			epoch, seq := it.epoch, it.seq+i
+			if !mine { // nobody of this cluster wrote that
+				epoch, seq = it.epoch+1, i
+			}
+			raw, err := kafkawire.AppendBatch(nil, 0, all[i:i+1], stored.ProducerID(), epoch, seq)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r := w.local.rawAppend(t, "a", 0, raw); r.Err != nil || r.Code != 0 {
+				t.Fatalf("%+v", r)
+			}
+		}
+		w.start()
+		if !mine {
+			w.wantQuarantine(tpA, "inside the committed batch")
+			continue
+		}
+		if err := w.visible(tpA, w.end(tpA)); err != nil {
+			t.Fatal(err)
+		}
+		w.await("it is ready", func() bool { return w.applier.Ready(tpA, w.end(tpA)) })
+		var got []kafkawire.Record
+		for _, b := range w.local.brokerLog(t, "a", 0) {
+			if b.BaseOffset() >= it.base && b.BaseOffset() < it.end() {
+				if err := kafkawire.VisitRecords(b, 1<<20, func(r kafkawire.Record) bool { got = append(got, r); return true }); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if len(got) != 9 {
+			t.Fatalf("%d records", len(got))
+		}
+		for i := range got {
+			if got[i].TimestampMs != all[i].TimestampMs || string(got[i].Payload) != string(all[i].Payload) {
+				t.Errorf("record %d differs", i)
+			}
+		}
+		w.await("nothing is held", func() bool { return w.applier.Status(1).QueuedBytes == 0 })
+		w.restart()
+		if err := w.visible(tpA, w.end(tpA)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -94,7 +94,7 @@ func (it *item) compare(topic uint64, got kafkawire.Batch, compacted bool) strin
 // endsWith says whether a batch ends where the item does, with the sequence that
 // the item ends with.
 func (it *item) endsWith(got kafkawire.Batch) bool {
-	mine := identity{epoch: it.epoch, seq: it.seq, known: true}.after(int64(it.count))
+	mine := it.identity().after(int64(it.count))
 	theirs := identityOf(got).after(int64(got.LastOffsetDelta()) + 1)
 	return lastOffset(got)+1 == it.end() && (theirs == mine || theirs.epoch != mine.epoch)
 }
