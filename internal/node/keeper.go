@@ -72,7 +72,9 @@ func (k *keeper) measure() {
 	k.measured.Lock()
 	defer k.measured.Unlock()
 	held, limit := k.machine.Bytes()
-	if full := held > limit; full != k.full.Get() {
+	was := k.full.Get()
+	// Not to and fro at the limit.
+	if full := held > limit || was && held > limit-limit/8; full != was {
 		if full {
 			k.log.Warn("the raft log is over its limit: new records wait until the broker has what is committed on its disk",
 				"held", held, "limit", limit, "tail", k.machine.moved.Get())
