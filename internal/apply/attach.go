@@ -149,7 +149,6 @@ func (p *pipe) source(at *attachment, acked int64) error {
 	p.adrift = false
 	l.mu.Lock()
 	l.floor, l.resume, l.need = floor, r, need
-	l.high = max(l.high, need)
 	l.oldest = r.oldest()
 	l.mu.Unlock()
 	switch {

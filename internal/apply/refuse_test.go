@@ -112,6 +112,54 @@ func TestRefusedBatchIsCut(t *testing.T) {
 	}
 }
 
+// A restart reads the refused batch before it comes to the cut. The broker would
+// take it by now, and must not be given it.
+func TestRefusedBatchIsReadAgain(t *testing.T) {
+	w := newWorld(t, 1, nil)
+	w.open(1, 1, "a", 0)
+	r, cure := w.poison(tpA, 2)
+	w.cutAt(r)
+	w.cured(tpA, cure)
+	w.send(tpA, 2)
+	w.settled()
+	whole := w.logs[1]
+	w.stop()
+	w.broker.stop() // so that the lane comes to the batch as if it were new
+	w.broker.wipe()
+	w.broker.start()
+	upTo := &memLog{group: 1, entries: whole.entries}
+	upTo.applied.Set(r.Index + 1)
+	w.logs[1] = upTo
+	w.start()
+	w.await("it has what lies below", func() bool {
+		_, end, err := w.local.Reader.LogEnd(t.Context(), "a", 0)
+		return err == nil && end == r.Offset && w.applier.Ready(tpA, r.Offset)
+	})
+	upTo.applied.Set(uint64(len(whole.entries)))
+	w.settled()
+}
+
+// The cut comes while what it takes is on its way to the broker, or waits to be
+// sent again.
+func TestCutOfWhatIsUnderWay(t *testing.T) {
+	w := newWorld(t, 1, nil)
+	w.open(1, 1, "a", 0)
+	w.send(tpA, 2)
+	w.settled()
+	met := make(chan struct{}, 1000)
+	w.local.setFate(func(broker.Append) fate { met <- struct{}{}; return lostBefore })
+	p := w.heads[1].Partitions[tpA]
+	r := Refusal{TP: tpA, Index: w.heads[1].Index + 1, Offset: p.NextOffset, Hash: p.Hash, Sequence: p.Sequence}
+	w.send(tpA, 3)
+	<-met
+	<-met
+	w.cutAt(r)
+	w.dealt(1)
+	w.local.setFate(nil)
+	w.send(tpA, 2)
+	w.settled()
+}
+
 // What stands in the cut's own entry: before it, it is cut; after it, it stands.
 func TestCutAmongAppends(t *testing.T) {
 	w := newWorld(t, 1, nil)
@@ -275,5 +323,25 @@ func TestRandomCuts(t *testing.T) {
 			}
 			w.settled()
 		})
+	}
+}
+
+// What others found, or an answer said, counts before the state shows it.
+func TestServes(t *testing.T) {
+	for name, c := range map[string]struct {
+		s    service
+		want bool
+	}{
+		"ready":       {service{state: StateReady}, true},
+		"attaching":   {service{state: StateAttaching}, false},
+		"copying":     {service{state: StateCopying}, false},
+		"to be ended": {service{state: StateReady, doom: "why"}, false},
+		"refused":     {service{state: StateReady, refused: &Refusal{}}, false},
+	} {
+		l := &lane{service: c.s}
+		l.acked = 5
+		if l.serves() != c.want || l.ready(5) != c.want || l.ready(6) {
+			t.Errorf("%s: serves %t, ready %t", name, l.serves(), l.ready(5))
+		}
 	}
 }

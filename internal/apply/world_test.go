@@ -30,6 +30,7 @@ type memLog struct {
 	base    []byte   // nil: of index 0
 	trusted []uint64 // indexes of Trust
 	limit   int64
+	durable []byte // the base that a restart finds, if that is not the newest
 }
 
 var errGoneHere = errors.New("entry was deleted")
@@ -62,7 +63,7 @@ func (l *memLog) Gone(err error) bool { return errors.Is(err, errGoneHere) }
 func (l *memLog) Bytes() (held, limit int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i := l.first; i < uint64(len(l.entries)); i++ {
+	for i := max(l.first, 1) - 1; i < uint64(len(l.entries)); i++ {
 		held += int64(len(l.entries[i]))
 	}
 	return held, l.limit
@@ -94,6 +95,27 @@ func (l *memLog) install(head *fsm.Group) {
 	l.mu.Unlock()
 	l.rebased.Set(l.rebased.Get() + 1)
 	l.applied.Set(head.Index)
+}
+
+// snapshot makes the base durable, and cuts the log behind it.
+func (l *memLog) snapshot(t *testing.T) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.base == nil {
+		return
+	}
+	g, err := fsm.DecodeGroup(l.base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.durable, l.first = l.base, g.Index+1
+}
+
+// reboot sets the base back to what is durable.
+func (l *memLog) reboot() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.base = l.durable
 }
 
 func (l *memLog) trusts() []uint64 {
