@@ -54,7 +54,12 @@ func (w *weakBroker) edited(topic string, raw []byte) []byte {
 
 func (w *weakBroker) Range(ctx context.Context, topic string, partition int32, from, to int64, maxBytes int32) ([]byte, int64, error) {
 	raw, start, err := w.local.Range(ctx, topic, partition, from, to, maxBytes)
-	w.set(func() { w.reads++ })
+	w.set(func() {
+		w.reads++
+		if w.ends != nil {
+			start, _ = w.ends(start, 0)
+		}
+	})
 	return w.edited(topic, raw), start, err
 }
 
@@ -67,7 +72,7 @@ func (w *weakBroker) LogEnd(ctx context.Context, topic string, partition int32) 
 	start, end, err = w.local.LogEnd(ctx, topic, partition)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.ends != nil && err == nil {
+	if w.ends != nil && err == nil && topic == "a" {
 		start, end = w.ends(start, end)
 	}
 	return start, end, err

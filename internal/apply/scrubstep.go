@@ -129,7 +129,11 @@ func (s *scrubber) readOn(ctx context.Context, u *subject, want *committed, star
 		var code *broker.CodeError
 		switch {
 		case errors.Is(err, broker.ErrNoBatch) && logStart > r.pos:
-			return nil, nil // retention: the next step begins at the new start
+			// Retention, and the next step begins at the new start; unless
+			// the broker says the old one again.
+			f := found(CauseDivergent, r.pos, "nothing stands there: the broker's log starts at %d, though it says %d", logStart, start)
+			f.doubt = unreadable
+			return f, nil
 		case errors.Is(err, broker.ErrNoBatch), err == nil && len(raw) == 0 && !l.compacted:
 			return found(CauseDivergent, r.pos, "nothing stands there, though the broker's log starts at %d and ends above", logStart), nil
 		case errors.Is(err, broker.ErrMalformed), errors.As(err, &code) && code.Code == 2: // CORRUPT_MESSAGE
