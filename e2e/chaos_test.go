@@ -204,9 +204,6 @@ func runChaos(t *testing.T, cfg chaosConfig) (r check.Report, dir string) {
 	x.began = time.Now()
 	for i, s := range cfg.Steps {
 		x.pending = append(x.pending, action{s.At, func() { x.begin(i, s) }})
-		if s.Lasts > 0 {
-			x.pending = append(x.pending, action{s.At + s.Lasts, func() { x.end(i) }})
-		}
 	}
 	x.after(0, func() {}) // sorts
 	for len(x.pending) > 0 || time.Since(x.began) < cfg.Duration {
@@ -268,6 +265,7 @@ func (x *chaos) heal() {
 		x.end(x.active[0].number)
 	}
 	for _, n := range x.c.nodes {
+		x.fatalIfEnded(n)
 		x.revive(n)
 	}
 	ctx, cancel := context.WithTimeout(x.t.Context(), healWithin)

@@ -288,8 +288,17 @@ func (x *chaos) begin(number int, s step) {
 	r := &running{step: s, kind: k, number: number}
 	for _, n := range x.targets(s.Target) {
 		if !x.busy(n, k.uses) && (k.everyNode || len(r.nodes) == 0) {
+			x.fatalIfEnded(n)
+			x.revive(n)
 			r.nodes = append(r.nodes, n)
 		}
+	}
+	if len(r.nodes) == 0 { // all are busy
+		x.after(time.Second, func() { x.begin(number, s) })
+		return
+	}
+	if s.Lasts > 0 {
+		x.after(s.Lasts, func() { x.end(number) })
 	}
 	e := check.Event{Kind: check.Fault, Seq: number, Text: s.Kind, Lasts: s.Lasts}
 	for _, n := range r.nodes {
@@ -342,6 +351,16 @@ func (x *chaos) revive(n *node) {
 	}
 	if !n.running() && !x.busy(n, usesProxy) {
 		n.startProxy(x.t)
+	}
+}
+
+// fatalIfEnded notes that a process ended which no fault ended.
+func (x *chaos) fatalIfEnded(n *node) {
+	if n.proc.exited() && !x.busy(n, usesProxy) {
+		x.l.fatal("lockstep of node %d ended by itself: %v: %s", n.id, n.proc.err, tail(n.logFile(), 1))
+	}
+	if n.broker.proc.exited() && !x.busy(n, usesBroker) {
+		x.l.fatal("the broker of node %d ended by itself: %v: %s", n.id, n.broker.proc.err, tail(n.broker.outFile(), 3))
 	}
 }
 

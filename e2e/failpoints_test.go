@@ -236,6 +236,17 @@ func boolInt(b bool) int {
 	return 0
 }
 
+// cutLog returns an error unless the node's raft log was ever cut: Raft says
+// where it begins, each time.
+func (n *node) cutLog(context.Context) error {
+	for _, line := range n.logLines("compacting logs") {
+		if !strings.Contains(line, "from=1 ") {
+			return nil
+		}
+	}
+	return fmt.Errorf("it still begins at 1")
+}
+
 // wipeBroker has a broker come back with an empty disk.
 func (k *pointKills) wipeBroker(n *node) {
 	k.t.Helper()
@@ -254,14 +265,7 @@ func (k *pointKills) prepare(r killRound, victim *node) {
 		k.topics++
 		k.c.createTopic(victim, fmt.Sprintf("gone-%d", k.topics), 2)
 	case "copying", "serving": // else its own log has everything
-		waitFor(k.t, "the log to be cut", time.Minute, func(context.Context) error {
-			for _, line := range victim.logLines("compacting logs") {
-				if !strings.Contains(line, "from=1 ") {
-					return nil
-				}
-			}
-			return fmt.Errorf("it still begins at 1")
-		})
+		waitFor(k.t, "the log to be cut", time.Minute, victim.cutLog)
 	}
 }
 

@@ -132,11 +132,14 @@ var mutantCases = []mutantCase{
 		}
 		m.acks(5)
 	}},
-	{name: "start-over-on-empty-broker", run: func(m *mutantRun) {
-		// A follower's broker comes back without its data.
-		m.load()
-		m.acks(20)
+	{name: "start-over-on-empty-broker", settings: func(n *node) []string {
+		return []string{"raft.snapshot_bytes=64KiB", "raft.log_retain_bytes=1", "raft.log_limit_bytes=256KiB", "broker.log_dirs=" + n.broker.dataDir()}
+	}, run: func(m *mutantRun) {
+		// A follower's broker comes back without its data, of which the log
+		// holds the end alone.
+		m.loadEvery(5 * time.Millisecond)
 		f := m.c.others(m.leader().id)[0]
+		waitFor(m.t, "the log to be cut", 8*time.Second, f.cutLog)
 		m.kill(f)
 		f.broker.stop(m.t)
 		if err := os.RemoveAll(f.broker.dataDir()); err != nil {
@@ -291,7 +294,11 @@ func (m *mutantRun) finish(checker *check.Checker, quarantineExpected bool) {
 
 // load starts a producer that keeps on.
 func (m *mutantRun) load() {
-	m.l.idempotent("idem", m.topic, 25*time.Millisecond, kgo.NoCompression())
+	m.loadEvery(25 * time.Millisecond)
+}
+
+func (m *mutantRun) loadEvery(tick time.Duration) {
+	m.l.idempotent("idem", m.topic, tick, kgo.NoCompression())
 }
 
 // acks returns when every partition got n more acknowledgements, or when it is
