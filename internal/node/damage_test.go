@@ -223,10 +223,10 @@ func TestDamagedLog(t *testing.T) {
 }
 
 // putSnapshot makes a snapshot in a group's directory.
-func putSnapshot(t *testing.T, s *stores, snap snapshot) {
+func putSnapshot(t *testing.T, s *stores, term uint64, snap snapshot) {
 	t.Helper()
 	_, inmem := raft.NewInmemTransport("a")
-	k, err := s.snaps.Create(1, snap.index, 1, raft.Configuration{}, 1, inmem)
+	k, err := s.snaps.Create(1, snap.index, term, raft.Configuration{}, 1, inmem)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,18 +245,20 @@ func putSnapshot(t *testing.T, s *stores, snap snapshot) {
 func TestLogAndSnapshotsMakeAWhole(t *testing.T) {
 	for _, tc := range []struct {
 		name        string
+		term        uint64
 		snap        snapshotHead
 		cutTo       uint64 // the log is cut in the store itself
 		first, last uint64 // 0 and 0: empty
 		damaged     bool
 	}{
-		{"own snapshot inside the log", snapshotHead{40, 20, "me"}, 10, 11, 50, false},
-		{"own snapshot at the end", snapshotHead{50, 20, "me"}, 0, 1, 50, false},
-		{"own snapshot beyond the log", snapshotHead{60, 20, "me"}, 0, 0, 0, true},
-		{"log begins after the snapshot", snapshotHead{20, 20, "me"}, 30, 0, 0, true},
+		{"own snapshot inside the log", 1, snapshotHead{40, 20, "me"}, 10, 11, 50, false},
+		{"own snapshot at the end", 1, snapshotHead{50, 20, "me"}, 0, 1, 50, false},
+		{"own snapshot beyond the log", 1, snapshotHead{60, 20, "me"}, 0, 0, 0, true},
+		{"log begins after the snapshot", 1, snapshotHead{20, 20, "me"}, 30, 0, 0, true},
 		// The crash came between the snapshot and the cut.
-		{"leader's snapshot beyond the log", snapshotHead{60, 20, "you"}, 0, 0, 0, false},
-		{"leader's snapshot inside the log", snapshotHead{40, 20, "you"}, 0, 1, 50, false},
+		{"leader's snapshot beyond the log", 1, snapshotHead{60, 20, "you"}, 0, 0, 0, false},
+		{"leader's snapshot inside a log of another term", 2, snapshotHead{40, 20, "you"}, 0, 0, 0, false},
+		{"leader's snapshot inside the log", 1, snapshotHead{40, 20, "you"}, 0, 1, 50, false},
 	} {
 		for _, kind := range []string{StoreWAL, StoreBoltDB} {
 			t.Run(kind+"/"+tc.name, func(t *testing.T) {
@@ -268,7 +270,7 @@ func TestLogAndSnapshotsMakeAWhole(t *testing.T) {
 				if err := s.openSnapshots("me", cfg.logger, nil); err != nil {
 					t.Fatal(err)
 				}
-				putSnapshot(t, s, snapshot{snapshotHead: tc.snap})
+				putSnapshot(t, s, tc.term, snapshot{snapshotHead: tc.snap})
 				if tc.cutTo > 0 {
 					if err := s.disk.LogStore.DeleteRange(1, tc.cutTo); err != nil {
 						t.Fatal(err)

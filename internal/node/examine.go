@@ -56,13 +56,20 @@ func (s *stores) examine(last uint64) (err error) {
 		return fmt.Errorf("it begins at entry %d, and the newest snapshot that can be read ends at %d: %w", first, snap.index, errDamaged)
 	case last < snap.index && snap.incarnation == s.snaps.incarnation:
 		return fmt.Errorf("it ends at entry %d, and a snapshot was taken at %d: %w", last, snap.index, errDamaged)
-	case last < snap.index:
+	case last < snap.index || first <= snap.index && s.otherTerm(snap):
 		// A leader's snapshot was installed, and the process ended before
 		// the log that it stands for was removed.
 		s.disk.replaced.Store(snap.index)
 		return s.disk.empty(snap.index, first, last)
 	}
 	return nil
+}
+
+// otherTerm says whether the log has another entry where a snapshot ends than
+// the one that the snapshot ends with.
+func (s *stores) otherTerm(snap kept) bool {
+	var l raft.Log
+	return s.disk.read(snap.index, &l) == nil && l.Term != snap.term
 }
 
 // scan reads the entries from first to last, one after the other.

@@ -155,7 +155,7 @@ func TestFloorIsTheOlderSnapshots(t *testing.T) {
 		{snapshotHead{40, 16, "you"}, 15},
 		{snapshotHead{50, 42, "me"}, 40},
 	} {
-		putSnapshot(t, s, snapshot{snapshotHead: step.snap})
+		putSnapshot(t, s, 1, snapshot{snapshotHead: step.snap})
 		if got := s.snaps.floor(); got != step.floor {
 			t.Errorf("with %+v the floor is %d, want %d", step.snap, got, step.floor)
 		}
@@ -186,8 +186,8 @@ func TestSnapshotsThatCannotBeUsed(t *testing.T) {
 	if err := s.openSnapshots("me", cfg.logger, nil); err != nil {
 		t.Fatal(err)
 	}
-	putSnapshot(t, s, snapshot{snapshotHead: snapshotHead{10, 5, "me"}})
-	putSnapshot(t, s, snapshot{snapshotHead: snapshotHead{20, 5, "me"}})
+	putSnapshot(t, s, 1, snapshot{snapshotHead: snapshotHead{10, 5, "me"}})
+	putSnapshot(t, s, 1, snapshot{snapshotHead: snapshotHead{20, 5, "me"}})
 	newest := s.snaps.last().id
 	wrap := func(inner raft.SnapshotStore) raft.SnapshotStore {
 		return failingSnaps{inner, &fs.PathError{Op: "read", Path: "state.bin", Err: syscall.EIO}}

@@ -24,6 +24,7 @@ const (
 // kept is a snapshot on disk that can be used.
 type kept struct {
 	snapshotHead
+	term uint64
 	id   string
 	size int64
 	at   time.Time
@@ -127,7 +128,7 @@ func (s *snapshotStore) inspect(m *raft.SnapshotMeta) (kept, error) {
 	if info, err := os.Stat(filepath.Join(s.dir, m.ID)); err == nil {
 		at = info.ModTime()
 	}
-	return kept{snapshotHead: snap.snapshotHead, id: m.ID, size: m.Size, at: at}, nil
+	return kept{snapshotHead: snap.snapshotHead, term: m.Term, id: m.ID, size: m.Size, at: at}, nil
 }
 
 // last returns the newest snapshot, the zero value if there is none.
@@ -174,7 +175,7 @@ func (s *snapshotStore) Create(v raft.SnapshotVersion, index, term uint64, conf 
 	if err != nil {
 		return nil, err
 	}
-	return &snapshotSink{SnapshotSink: inner, store: s, index: index}, nil
+	return &snapshotSink{SnapshotSink: inner, store: s, index: index, term: term}, nil
 }
 
 // snapshotSink is a snapshot that is being written.
@@ -182,6 +183,7 @@ type snapshotSink struct {
 	raft.SnapshotSink
 	store *snapshotStore
 	index uint64
+	term  uint64
 	taken bool // by this node; else it comes from the leader
 	size  int64
 	begin []byte // the first bytes, which hold the header
@@ -230,7 +232,7 @@ func (s *snapshotStore) add(k *snapshotSink) {
 		return // a leader sent it; Raft will find out when it restores it
 	}
 	h.index = k.index
-	s.kept = append([]kept{{snapshotHead: h, id: k.ID(), size: k.size, at: time.Now()}}, s.kept...)
+	s.kept = append([]kept{{snapshotHead: h, term: k.term, id: k.ID(), size: k.size, at: time.Now()}}, s.kept...)
 	slices.SortStableFunc(s.kept, func(a, b kept) int { return cmp.Compare(b.index, a.index) })
 	s.kept = s.kept[:min(len(s.kept), snapshotsKept)]
 }
