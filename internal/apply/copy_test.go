@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -238,11 +239,11 @@ func TestCopyEndsWithItsPush(t *testing.T) {
 func TestCopyOfALogThatBeginsAboveZero(t *testing.T) {
 	for name, edit := range map[string]func(w *copyWorld, p *partLog) (start, first int64){
 		"at a batch": func(w *copyWorld, p *partLog) (int64, int64) {
-			at := w.full.batches[30].BaseOffset()
+			at := w.full.batches[13].BaseOffset()
 			return at, at
 		},
 		"inside a batch": func(w *copyWorld, p *partLog) (int64, int64) {
-			for _, b := range w.full.batches[30:] {
+			for _, b := range w.full.batches[13:] {
 				if b.Count() > 2 {
 					return b.BaseOffset() + 1, b.BaseOffset()
 				}
@@ -252,9 +253,9 @@ func TestCopyOfALogThatBeginsAboveZero(t *testing.T) {
 		"at its end": func(w *copyWorld, p *partLog) (int64, int64) { return p.end, p.end },
 	} {
 		w := newCopyWorld(t, false)
-		w.many(40)
+		w.many(16)
 		w.recover(2)
-		w.many(30)
+		w.many(12)
 		p := w.peer(2)
 		start, first := edit(w, p)
 		if _, err := p.DeleteRecords(t.Context(), "", 0, start); err != nil {
@@ -327,10 +328,10 @@ func TestCompactedTopicsKeepTheirFillers(t *testing.T) {
 var errStopHere = errors.New("stop here")
 
 func TestCopyOfACompactedLogHoldsWhatSurvived(t *testing.T) {
-	for round := range 12 {
+	for round := range 8 {
 		w := newCopyWorld(t, true)
 		for range 3 {
-			for range 25 {
+			for range 15 {
 				w.commit(int32(1+w.rng.IntN(12)), w.rng.IntN(40))
 			}
 			if round%2 == 0 {
@@ -340,7 +341,7 @@ func TestCopyOfACompactedLogHoldsWhatSurvived(t *testing.T) {
 		p := w.peer(2)
 		keep := 1 + round%4
 		p.compact(t, w.rng, func(int64) bool { return w.rng.IntN(5) < keep })
-		if round == 11 {
+		if round == 7 {
 			p.compact(t, w.rng, func(int64) bool { return false })
 		}
 		// It stops some times on the way, as a broker that crashes does.
@@ -369,6 +370,73 @@ func TestCopyOfACompactedLogHoldsWhatSurvived(t *testing.T) {
 			t.Fatalf("round %d, copy of a copy: %v", round, err)
 		}
 		w.same(second)
+	}
+}
+
+func TestFourLanesCopyAtOnce(t *testing.T) {
+	w := newCopyWorld(t, false)
+	w.many(20)
+	w.peer(2)
+	const lanes = 9
+	var now, most atomic.Int32
+	entered, gate := make(chan struct{}, lanes), make(chan struct{})
+	w.peers.hook = func() {
+		most.Store(max(most.Load(), now.Add(1)))
+		entered <- struct{}{}
+		<-gate
+		now.Add(-1)
+	}
+	done := make(chan error, lanes)
+	for range lanes {
+		go func() {
+			done <- w.c.fill(copyContext(t), w.l, 0, nil, w.want(), func(item) error { return nil })
+		}()
+	}
+	for range copyingLanes {
+		<-entered
+	}
+	select {
+	case <-entered:
+		t.Error("a fifth lane copies")
+	case <-time.After(20 * time.Millisecond):
+	}
+	go func() {
+		for range entered {
+		}
+	}()
+	close(gate)
+	for range lanes {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if most.Load() > copyingLanes {
+		t.Errorf("%d lanes copied at once", most.Load())
+	}
+	close(entered)
+}
+
+func TestCopyProgressOnTheWay(t *testing.T) {
+	w := newCopyWorld(t, false)
+	w.many(40)
+	w.peer(2)
+	calls := 0
+	var at CopyProgress
+	w.peers.hook = func() {
+		if calls++; calls == 4 {
+			at = w.c.progress(time.Now().Add(time.Second))
+		}
+	}
+	if err := w.fill(copyContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	if len(at.Partitions) != 1 || at.Percent <= 0 || at.Percent >= 100 || at.BytesPerSecond <= 0 || at.Left <= 0 {
+		t.Fatalf("progress: %+v", at)
+	}
+	p := at.Partitions[0]
+	if p.Topic != "copied" || p.Partition != copyTP.Partition || p.Peer != 2 || p.From != 0 || p.At <= 0 || p.At >= p.To ||
+		p.To != w.want().NextOffset || p.Bytes < 2<<20 || p.Started.IsZero() {
+		t.Errorf("partition: %+v", p)
 	}
 }
 

@@ -344,6 +344,7 @@ type memPeers struct {
 	first map[int32]int64 // offset of the first request
 	wait  func()          // called before each list of nodes
 	limit int64           // what the nodes hold at most, if not 0
+	hook  func()          // called within each request
 }
 
 func (p *memPeers) Complete(tp fsm.TP) []int32 {
@@ -358,6 +359,9 @@ func (p *memPeers) Complete(tp fsm.TP) []int32 {
 var errPeerDown = errors.New("the peer is down")
 
 func (p *memPeers) Call(ctx context.Context, node int32, method uint8, payload []byte) ([]byte, error) {
+	if p.hook != nil {
+		p.hook()
+	}
 	p.mu.Lock()
 	log, limit := p.logs[node], p.limit
 	p.calls[node]++
