@@ -118,6 +118,7 @@ func (p *pipe) oldest() uint64 {
 func (p *pipe) startOver() {
 	l := p.l
 	p.pending, p.last, p.adrift = nil, nil, true
+	l.f.doubts.Add(1) // what was applied may be no more
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.empty()

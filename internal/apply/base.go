@@ -34,8 +34,19 @@ func (f *feeder) base() (*fsm.Group, error) {
 		return nil, fmt.Errorf("read the base of group %d: %w", f.id, err)
 	}
 	f.cached, f.of = g, n
-	f.baseIndex.Store(g.Index)
+	f.raiseBase(g.Index)
 	return g, nil
+}
+
+// raiseBase notes that there is a base at index. One that a leader's snapshot
+// brought may overtake one that was trusted here.
+func (b *bases) raiseBase(index uint64) {
+	for {
+		old := b.baseIndex.Load()
+		if old >= index || b.baseIndex.CompareAndSwap(old, index) {
+			return
+		}
+	}
 }
 
 // forgetBase makes base read it again.
@@ -91,7 +102,7 @@ func (f *feeder) adopt() error {
 	}
 	old := f.tail
 	f.tail, f.cursor = tail, index
-	f.baseIndex.Store(index)
+	f.raiseBase(index)
 	if old != nil {
 		f.closeMissing(old, tail)
 	}

@@ -36,8 +36,13 @@ func (d *distrust) Error() string { return d.reason }
 
 func distrustf(format string, args ...any) error { return &distrust{fmt.Sprintf(format, args...)} }
 
-// errAgain asks for another attach.
-var errAgain = errors.New("attach again")
+var (
+	// errAgain asks for another attach.
+	errAgain = errors.New("attach again")
+	// errLost is a lost connection: the broker may come back without what it
+	// had not flushed.
+	errLost = errors.New("connection to the broker lost")
+)
 
 // refusal is an error code that the broker answered to an append.
 type refusal struct {
@@ -216,7 +221,7 @@ func (p *pipe) flow(ctx context.Context, at *attachment) error {
 				return err
 			}
 		case <-at.sess.Done():
-			return fmt.Errorf("connection to the broker lost: %w", errAgain)
+			return errLost
 		case <-at.revoked:
 			return fmt.Errorf("the topic is made anew on the broker: %w", errAgain)
 		case <-ctx.Done():
@@ -302,7 +307,7 @@ func (p *pipe) fenced(at *attachment, now time.Time) bool {
 func (p *pipe) answered(r broker.Result, at *attachment) error {
 	p.sent--
 	if r.Err != nil {
-		return fmt.Errorf("append: %w", r.Err)
+		return fmt.Errorf("%w: append: %w", errLost, r.Err)
 	}
 	if r.Code != 0 {
 		ref := &refusal{code: r.Code, message: r.Message}

@@ -11,6 +11,10 @@ import (
 // they are made further apart: each is as large as the group's state.
 const maxCandidates = 8
 
+// candidateShare times the size of a state is dealt out at least between two of
+// them: making them must not cost more than what they are made of.
+const candidateShare = 4
+
 // idleAfter is how long after something was dealt out a candidate is made even
 // if that was little.
 const idleAfter = 5 * time.Second
@@ -40,6 +44,7 @@ type horizon struct {
 	candidates []*candidate
 	spacing    int64  // bytes between two of them
 	since      int64  // bytes dealt out after the newest
+	size       int64  // of the newest
 	trusted    uint64 // the broker holds everything up to it through a power cut; 0: unknown
 
 	removing map[uint64]uint64 // topics that are being deleted, by the entry that closed them; guarded by the feeder's mu
@@ -50,7 +55,7 @@ func (h *horizon) counted(n int) bool {
 	h.cmu.Lock()
 	defer h.cmu.Unlock()
 	h.since += int64(n)
-	return h.since >= h.spacing
+	return h.since >= max(h.spacing, candidateShare*h.size)
 }
 
 // news says whether anything was dealt out after the newest candidate.
@@ -90,7 +95,7 @@ func (f *feeder) offer() {
 	c := &candidate{index: f.tail.Index, state: f.tail.Encode()}
 	f.cmu.Lock()
 	f.candidates = append(f.candidates, c)
-	f.since = 0
+	f.since, f.size = 0, int64(len(c.state))
 	if len(f.candidates) > maxCandidates {
 		var kept []*candidate
 		for i, c := range f.candidates {

@@ -357,3 +357,27 @@ func TestSyncDirs(t *testing.T) {
 		t.Errorf("one that is not: %v", err)
 	}
 }
+
+// Topics that come and go, and refused batches, tell nothing of what the
+// broker has: they must not hold the base back for ever.
+func TestChurnDoesNotStartTheClockAnew(t *testing.T) {
+	w := &world{edit: quickly}
+	w.setUp(t, 1, func(c *Config) { trusting(c); c.TrustAfter = 300 * time.Millisecond })
+	w.open(1, 1, "a", 0)
+	w.send(tpA, 3)
+	w.settled()
+	want := w.heads[1].Index
+	for id := uint64(2); w.applier.Status(1).Base < want; id++ {
+		if id == 200 {
+			t.Fatal("the base does not move while topics come and go")
+		}
+		w.open(1, id, "b", 0)
+		tp := fsm.TP{Topic: id}
+		w.send(tp, 1)
+		if err := w.visible(tp, 1); err != nil {
+			t.Fatal(err)
+		}
+		w.closeTopic(1, id)
+		w.await("the topic is gone", func() bool { b, _, _ := w.applier.topics.look(id); return b.Gone })
+	}
+}

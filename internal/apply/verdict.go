@@ -2,6 +2,7 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -62,8 +63,8 @@ func (l *lane) attempt(serve func(context.Context) error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.serving = nil
-	if l.settled {
-		l.settled = false
+	l.settled = false
+	if errors.Is(err, errLost) {
 		l.f.doubts.Add(1)
 	}
 	if l.doom != "" {

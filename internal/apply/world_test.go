@@ -28,6 +28,7 @@ type memLog struct {
 	first   uint64   // entries before it were deleted
 	keep    bool     // do not cut behind the base
 	base    []byte   // nil: of index 0
+	tail    uint64   // index of the base
 	trusted []uint64 // indexes of Trust
 	limit   int64
 	durable []byte // the base that a restart finds, if that is not the newest
@@ -51,7 +52,10 @@ func (l *memLog) Base() (*fsm.Group, error) {
 func (l *memLog) Trust(index uint64, state []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.base = state
+	if l.tail >= index {
+		return // a leader's snapshot went past it
+	}
+	l.base, l.tail = state, index
 	l.trusted = append(l.trusted, index)
 	if !l.keep {
 		l.first = index + 1
@@ -91,7 +95,7 @@ func (l *memLog) add(data []byte) uint64 {
 // install is a leader's snapshot: the head's state takes the place of the log.
 func (l *memLog) install(head *fsm.Group) {
 	l.mu.Lock()
-	l.base, l.first = head.Encode(), uint64(len(l.entries))+1
+	l.base, l.tail, l.first = head.Encode(), head.Index, uint64(len(l.entries))+1
 	l.mu.Unlock()
 	l.rebased.Set(l.rebased.Get() + 1)
 	l.applied.Set(head.Index)
@@ -115,7 +119,7 @@ func (l *memLog) snapshot(t *testing.T) {
 func (l *memLog) reboot() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.base = l.durable
+	l.base, l.tail = l.durable, max(l.first, 1)-1
 }
 
 func (l *memLog) trusts() []uint64 {
