@@ -133,7 +133,7 @@ var mutantCases = []mutantCase{
 		m.acks(5)
 	}},
 	{name: "start-over-on-empty-broker", settings: func(n *node) []string {
-		return []string{"raft.snapshot_bytes=64KiB", "raft.log_retain_bytes=1", "raft.log_limit_bytes=256KiB", "broker.log_dirs=" + n.broker.dataDir()}
+		return []string{"raft.snapshot_bytes=64KiB", "raft.log_retain_bytes=1", "broker.log_dirs=" + n.broker.dataDir()}
 	}, run: func(m *mutantRun) {
 		// A follower's broker comes back without its data, of which the log
 		// holds the end alone.
