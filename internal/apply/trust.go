@@ -203,20 +203,14 @@ func (f *feeder) declare() {
 		return
 	}
 	up := f.a.brokerUp()
-	f.mu.Lock()
-	f.cmu.Lock()
 	var chosen *candidate
-	for i := len(f.candidates) - 1; i >= 0 && chosen == nil; i-- {
-		c := f.candidates[i]
-		if c.state == nil || !f.stalled(c.index, up) || !allowed(f.id, c.index) {
-			continue
+	for _, c := range f.stalledCandidates(up) {
+		if allowed(f.id, c.index) { // nothing is locked: it may look at this applier
+			chosen = c
+			break
 		}
-		chosen = c
-		f.drop(i + 1)
 	}
-	f.cmu.Unlock()
-	f.mu.Unlock()
-	if chosen == nil {
+	if chosen == nil || !f.dropUpTo(chosen) {
 		return
 	}
 	f.a.log.Warn("raft log limit reached: this broker will need a copy of what it lacks, the others have it",
@@ -224,6 +218,31 @@ func (f *feeder) declare() {
 	f.a.count(PathDeclare)
 	f.trust(chosen)
 	f.lacks()
+}
+
+// stalledCandidates returns the candidates that could be declared, newest first.
+func (f *feeder) stalledCandidates(up bool) []*candidate {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cmu.Lock()
+	defer f.cmu.Unlock()
+	var out []*candidate
+	for i := len(f.candidates) - 1; i >= 0; i-- {
+		if c := f.candidates[i]; c.state != nil && f.stalled(c.index, up) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// dropUpTo removes a candidate and those before it; it reports whether it was
+// still there.
+func (f *feeder) dropUpTo(c *candidate) bool {
+	f.cmu.Lock()
+	defer f.cmu.Unlock()
+	i := slices.Index(f.candidates, c)
+	f.drop(i + 1)
+	return i >= 0
 }
 
 // stalled says whether what keeps an index from being applied will not come
