@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"lockstep/fsm"
 	"lockstep/kafkawire"
 )
 
@@ -159,27 +160,127 @@ func TestCopyFindsThatTheLocalLogIsWrong(t *testing.T) {
 // only if every other node disagrees is the local log said to be wrong.
 func TestCopyThatCannotBeProvedAsksEveryPeer(t *testing.T) {
 	w := newCopyWorld(t, false)
-	w.many(50)
-	a, b := w.peer(2), w.peer(3)
-	w.local.become(w.full, w.full.batches[42].BaseOffset())
-	forge(a, 41)
-	for _, p := range []*partLog{a, b, w.local} {
-		if _, err := p.DeleteRecords(t.Context(), "", 0, w.full.batches[39].BaseOffset()); err != nil {
+	w.many(40)
+	a := w.peer(2)
+	w.peer(3)
+	// All logs begin one batch behind a checkpoint, and the local one ends three
+	// behind it.
+	i := w.batchAt(w.want().Checkpoints[1].Offset)
+	start, end := w.full.batches[i+1].BaseOffset(), w.full.batches[i+4].BaseOffset()
+	forge(a, i+3)
+	for _, p := range w.peers.logs {
+		if _, err := p.DeleteRecords(t.Context(), "", 0, start); err != nil {
 			t.Fatal(err)
 		}
 	}
+	begin := func() {
+		w.local.become(w.full, end)
+		if _, err := w.local.DeleteRecords(t.Context(), "", 0, start); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin()
 	if err := w.fill(copyContext(t)); err != nil {
 		t.Fatal(err)
 	}
-	if w.local.end != w.want().NextOffset {
-		t.Fatalf("copied up to %d", w.local.end)
+	if w.local.end != w.want().NextOffset || w.peers.calls[2] == 0 {
+		t.Fatalf("copied up to %d, calls %v", w.local.end, w.peers.calls)
 	}
-	w.local.become(w.full, w.full.batches[42].BaseOffset())
-	w.local.start, w.local.batches = w.full.batches[39].BaseOffset(), w.local.batches[39:]
-	forge(w.local, 2)
+	begin()
+	forge(w.local, len(w.local.batches)-1)
+	forge(w.local, len(w.local.batches)-2)
+	if w.local.last().CRC() == a.batches[2].CRC() {
+		w.local.batches[len(w.local.batches)-1][62] ^= 1
+		sealed(w.local.last())
+	}
+	var d *distrust
+	if err := w.fill(copyContext(t)); !errors.As(err, &d) || !strings.Contains(err.Error(), "no other node") {
+		t.Fatalf("all peers disagree: %v", err)
+	}
+}
+
+// batchAt is the batch that begins at an offset.
+func (w *copyWorld) batchAt(offset int64) int {
+	return slices.IndexFunc(w.full.batches, func(b kafkawire.Batch) bool { return b.BaseOffset() == offset })
+}
+
+// Behind the last checkpoint the log's end proves what stands there.
+func TestCopyIsProvedAtItsEnd(t *testing.T) {
+	w := newCopyWorld(t, false)
+	w.many(12)
+	for range 4 {
+		w.commit(2, 10)
+	}
+	forge(w.peer(2), len(w.full.batches)-3)
+	w.peer(3)
+	if err := w.fill(copyContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	w.sameBatches()
+}
+
+// Where no checkpoint can prove anything any more, the last batch and the
+// sequences must at least be right.
+func TestCopyBehindTheLastCheckpoint(t *testing.T) {
+	for name, damage := range map[string]func(b kafkawire.Batch, last bool){
+		"last batch": func(b kafkawire.Batch, last bool) {
+			if last {
+				b[len(b)-1] ^= 1
+			}
+		},
+		"sequence": func(b kafkawire.Batch, last bool) {
+			if !last {
+				b[56] ^= 8
+			}
+		},
+	} {
+		w := newCopyWorld(t, false)
+		w.many(12)
+		for range 4 {
+			w.commit(2, 10)
+		}
+		n := len(w.full.batches)
+		for _, node := range []int32{2, 3} {
+			if _, err := w.peer(node).DeleteRecords(t.Context(), "", 0, w.full.batches[n-3].BaseOffset()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, b := range w.peers.logs[2].batches {
+			b := slices.Clone([]byte(b))
+			if i > 0 {
+				damage(b, i == 2)
+			}
+			w.peers.logs[2].batches[i] = sealed(b)
+		}
+		if err := w.fill(copyContext(t)); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for i := range 3 {
+			if got := w.local.batches[len(w.local.batches)-3+i]; got.CRC() != w.full.batches[n-3+i].CRC() {
+				t.Errorf("%s: batch %d of the damaged log was taken", name, i)
+			}
+		}
+		if w.peers.calls[2] == 0 {
+			t.Errorf("%s: the damaged log was not asked for", name)
+		}
+	}
+}
+
+// More than can be held is appended before it is proved. If it turns out wrong,
+// the copy says so of itself.
+func TestCopyThatTurnsOutWrongIsDistrusted(t *testing.T) {
+	w := newCopyWorld(t, false)
+	w.many(45)
+	w.want().Checkpoints = nil // as far apart as in a large partition
+	forge(w.peer(2), 0)
+	w.peers.fail[2] = 6
+	w.peer(3)
 	var d *distrust
 	if err := w.fill(copyContext(t)); !errors.As(err, &d) {
-		t.Fatalf("all peers disagree: %v", err)
+		t.Errorf("%v", err)
+	}
+	if w.local.end == 0 {
+		t.Error("nothing was appended: the test shows nothing")
 	}
 }
 
@@ -370,6 +471,55 @@ func TestCopyOfACompactedLogHoldsWhatSurvived(t *testing.T) {
 			t.Fatalf("round %d, copy of a copy: %v", round, err)
 		}
 		w.same(second)
+	}
+}
+
+// A peer holds more than the copy needs: what goes beyond is left to the raft
+// log, even where one batch of the peer's has both.
+func TestCopyOfACompactedLogEndsWhereItShould(t *testing.T) {
+	w := newCopyWorld(t, true)
+	for range 20 {
+		w.commit(int32(1+w.rng.IntN(12)), 10)
+	}
+	want := w.group.Only(copyTP).Partitions[copyTP]
+	for range 20 {
+		w.commit(int32(1+w.rng.IntN(12)), 10)
+	}
+	p := w.peer(2)
+	p.compact(t, w.rng, func(offset int64) bool { return offset < want.NextOffset/2 || offset > want.NextOffset+20 })
+	// The peer is a copy itself, with one filler across the end.
+	if err := w.fill(copyContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	second := w.local.copyOf(w.local.end)
+	i := slices.IndexFunc(second.batches, func(b kafkawire.Batch) bool {
+		return b.BaseOffset() < want.NextOffset && lastOffset(b) >= want.NextOffset
+	})
+	if i < 0 || !second.batches[i].IsFiller() {
+		t.Fatal("no filler stands across the end: the test shows nothing")
+	}
+	w.peers.logs[2] = second
+	w.local.empty()
+	err := w.c.fill(copyContext(t), w.l, 0, nil, want, func(it item) error { return w.local.append(it.stamped(copyTP.Topic)) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.local.end != want.NextOffset || w.local.seq != want.Sequence {
+		t.Errorf("ends at offset %d sequence %d, want %d and %d", w.local.end, w.local.seq, want.NextOffset, want.Sequence)
+	}
+}
+
+// The log start that was committed counts, whatever peers had.
+func TestCommittedLogStartIsRestored(t *testing.T) {
+	w := newCopyWorld(t, false)
+	for range 5 {
+		w.commit(4, 10)
+	}
+	w.local.become(w.full, w.full.end)
+	w.apply(fsm.Control(fsm.KindLogStart, fsm.LogStart{TP: copyTP, Offset: 9}))
+	w.l.f.log.(*memLog).base = w.group.Encode()
+	if start, err := w.l.restoreStart(t.Context(), 0, w.local.end); err != nil || start != 9 || w.local.start != 9 {
+		t.Errorf("log start %d, %v", start, err)
 	}
 }
 
