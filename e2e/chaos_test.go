@@ -273,6 +273,8 @@ func (x *chaos) heal() {
 	begin := time.Now()
 	err := waitUntil(ctx, 200*time.Millisecond, func(ctx context.Context) error {
 		for _, n := range x.c.nodes {
+			x.fatalIfEnded(n)
+			x.revive(n)
 			s, err := n.status(ctx)
 			if err != nil {
 				return err

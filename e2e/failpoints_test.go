@@ -78,7 +78,7 @@ func TestKillAtEveryFailpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	checker := check.New(check.Need{Acked: 1000})
+	checker := check.New(check.Need{Acked: 100})
 	k.log = check.NewLog(file, checker)
 	k.l = newLoad(t, c, k.log, loadTopic{"points", 3}, loadTopic{"points-plain", 2})
 	k.l.idempotent("idem", k.l.topics[0], 30*time.Millisecond, kgo.NoCompression())

@@ -12,6 +12,7 @@ import (
 
 	"lockstep/fsm"
 	"lockstep/internal/apply"
+	"lockstep/internal/failpoint"
 	"lockstep/proxy"
 	"lockstep/transport"
 )
@@ -234,6 +235,7 @@ func (c *Cluster) lacks(t *fsm.CatalogTopic) int {
 func (c *Cluster) endLease(ctx context.Context, topic uint64) bool {
 	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
 	defer cancel()
+	failpoint.Hit(failpoint.LeaseBack)
 	_, err := c.submit(ctx, fsm.CatalogGroup, fsm.KindEndRebuild, fsm.EndRebuild{Topic: topic, Node: c.cfg.Self})
 	return err == nil
 }
@@ -283,6 +285,7 @@ func (c *Cluster) rebuild(ctx context.Context, d apply.Damage, force bool) error
 		}
 		return err
 	}
+	failpoint.Hit(failpoint.LeaseTaken)
 	if !d.Begun {
 		c.rebuilds.set(d.Topic, d.Name, StageVerifying, "")
 		if err := c.othersComplete(ctx, d, force); err != nil {

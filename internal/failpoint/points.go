@@ -61,6 +61,8 @@ const (
 	CopyPushed        Point = "copy-pushed"    // a batch of it is on its way to the broker
 	CopyAfter         Point = "copy-after"     // all of it is
 	CopyServed        Point = "copy-served"    // a peer is about to be given a piece
+	LeaseTaken        Point = "lease-taken"    // nobody else may delete its copy of the topic; the others' are not looked at yet
+	LeaseBack         Point = "lease-back"     // before it is given back
 	RebuildBefore     Point = "rebuild-before" // this node may delete its wrong copy, and has not begun
 	RebuildMarked     Point = "rebuild-marked" // it is noted that the copy may be gone
 	RebuildDeleted    Point = "rebuild-deleted"
@@ -115,6 +117,6 @@ func List() []Place {
 	out = append(out, on(WhenInstalling, false, true, InstallBefore, InstallMarked, InstallAfter)...)
 	out = append(out, on(WhenCopying, false, true, CopyBefore, CopyPushed, CopyAfter)...)
 	out = append(out, on(WhenServing, false, true, CopyServed)...)
-	out = append(out, on(WhenRebuilding, false, true, RebuildBefore, RebuildMarked, RebuildDeleted, RebuildMade, RebuildAfter)...)
+	out = append(out, on(WhenRebuilding, false, true, LeaseTaken, LeaseBack, RebuildBefore, RebuildMarked, RebuildDeleted, RebuildMade, RebuildAfter)...)
 	return out
 }
