@@ -158,7 +158,7 @@ func (s *scrubber) run(ctx context.Context) {
 	if s.cfg.Interval <= 0 {
 		return
 	}
-	pace := min(max(s.cfg.Interval/20, 10*time.Millisecond), 30*time.Second)
+	pace := min(max(s.cfg.Interval/20, 10*time.Millisecond), 10*time.Second)
 	var glanced time.Time
 	for ctx.Err() == nil {
 		if time.Since(glanced) >= pace {
@@ -247,7 +247,7 @@ func (s *scrubber) due() *subject {
 			continue // Verified reads it
 		}
 		began, waits := u.begun, time.Now().After(u.pause)
-		under := u.read != nil && !u.whole
+		under := u.read != nil && !u.whole || u.strike != nil // what was found is looked at again at once
 		<-u.turn
 		switch {
 		case !waits:

@@ -34,7 +34,7 @@ const (
 	rebuildTimeout = 10 * time.Minute
 
 	minRebuildPause = time.Second
-	maxRebuildPause = 5 * time.Minute
+	maxRebuildPause = 30 * time.Second
 )
 
 // The stages of a rebuild, as status shows them.
@@ -87,6 +87,17 @@ func (r *rebuilds) set(topic uint64, name, stage, reason string) bool {
 	}
 	r.stages[topic] = RebuildStatus{Topic: name, TopicID: topic, Stage: stage, Reason: reason, Since: since}
 	return old.Stage != stage
+}
+
+// verifying notes that the others are asked, unless what they said last holds
+// until they say something else.
+func (r *rebuilds) verifying(topic uint64, name string) {
+	r.mu.Lock()
+	frozen := r.stages[topic].Stage == StageFrozen
+	r.mu.Unlock()
+	if !frozen {
+		r.set(topic, name, StageVerifying, "")
+	}
 }
 
 func (r *rebuilds) forget(topic uint64) {
@@ -287,7 +298,7 @@ func (c *Cluster) rebuild(ctx context.Context, d apply.Damage, force bool) error
 	}
 	failpoint.Hit(failpoint.LeaseTaken)
 	if !d.Begun {
-		c.rebuilds.set(d.Topic, d.Name, StageVerifying, "")
+		c.rebuilds.verifying(d.Topic, d.Name)
 		if err := c.othersComplete(ctx, d, force); err != nil {
 			return errors.Join(err, c.giveBack(ctx, d.Topic))
 		}
