@@ -139,7 +139,6 @@ func fillTopic(t *testing.T, bootstrap []string, topic string, partitions int32,
 
 // foreground produces as fast as it is acknowledged, with bounded buffers.
 type foreground struct {
-	cl     *kgo.Client
 	acked  atomic.Int64 // bytes
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -148,33 +147,34 @@ type foreground struct {
 func startForeground(t *testing.T, c *cluster, topic string, partitions int32) *foreground {
 	t.Helper()
 	c.createTopic(c.node(1), topic, partitions)
-	cl, err := kgo.NewClient(append(clientOpts(c.bootstrap()), kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()),
-		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerBatchMaxBytes(256<<10), kgo.MaxBufferedBytes(16<<20),
-		kgo.MaxProduceRequestsInflightPerBroker(5), kgo.UnknownTopicRetries(-1))...)
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithCancel(t.Context())
-	f := &foreground{cl: cl, cancel: cancel}
+	f := &foreground{cancel: cancel}
 	t.Cleanup(f.stop)
 	value := make([]byte, 1<<10)
 	_, _ = rand.NewChaCha8([32]byte{2}).Read(value)
-	f.wg.Go(func() {
-		for i := int32(0); ctx.Err() == nil; i++ {
-			cl.Produce(ctx, &kgo.Record{Partition: i % partitions, Value: value}, func(_ *kgo.Record, err error) {
-				if err == nil {
-					f.acked.Add(int64(len(value)))
-				}
-			})
+	for range 3 { // this client has one idempotent request under way per broker
+		cl, err := kgo.NewClient(append(clientOpts(c.bootstrap()), kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()),
+			kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerBatchMaxBytes(256<<10), kgo.MaxBufferedBytes(8<<20), kgo.UnknownTopicRetries(-1))...)
+		if err != nil {
+			t.Fatal(err)
 		}
-	})
+		f.wg.Go(func() {
+			defer cl.Close()
+			for i := int32(0); ctx.Err() == nil; i++ {
+				cl.Produce(ctx, &kgo.Record{Partition: i % partitions, Value: value}, func(_ *kgo.Record, err error) {
+					if err == nil {
+						f.acked.Add(int64(len(value)))
+					}
+				})
+			}
+		})
+	}
 	return f
 }
 
 func (f *foreground) stop() {
 	f.cancel()
 	f.wg.Wait()
-	f.cl.Close()
 }
 
 // rate measures MiB/s for some time.
