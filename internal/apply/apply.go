@@ -166,8 +166,9 @@ type Applier struct {
 
 	life sync.Mutex // held by Open and Close
 
-	mu    sync.RWMutex // guards lanes
-	lanes map[fsm.TP]*lane
+	mu      sync.RWMutex // guards what follows
+	lanes   map[fsm.TP]*lane
+	closing bool
 }
 
 // New returns an applier that does nothing until Open.
@@ -242,7 +243,8 @@ func (a *Applier) Open(logs map[uint32]Log) error {
 // ErrClosed. It may be called more than once.
 func (a *Applier) Close() error {
 	a.cancel(ErrClosed)
-	a.mu.Lock() // whoever has seen it running has said so by now
+	a.mu.Lock()
+	a.closing = true
 	a.mu.Unlock()
 	a.life.Lock()
 	defer a.life.Unlock()
@@ -282,12 +284,12 @@ func (a *Applier) WhenVisible(tp fsm.TP, end int64, fn func(error)) {
 		return
 	}
 	a.mu.RLock()
-	if a.ctx.Err() != nil {
+	if a.closing {
 		a.mu.RUnlock()
 		fn(ErrClosed)
 		return
 	}
-	a.wg.Add(1) // Close waits for mu first
+	a.wg.Add(1) // under mu: Close waits after it said that it closes
 	a.mu.RUnlock()
 	behind := false
 	targets := make(map[*feeder]uint64, len(a.feeders))

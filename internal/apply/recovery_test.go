@@ -118,6 +118,7 @@ func (w *world) paths(want map[Path]uint64) {
 }
 
 func TestStartsFromTheBase(t *testing.T) {
+	t.Parallel()
 	w := newTrustingWorld(t, 2, nil)
 	w.open(1, 1, "a", 0, 1)
 	w.open(2, 1, "a", 2)
@@ -152,6 +153,7 @@ func TestStartsFromTheBase(t *testing.T) {
 
 // The tables of docs/recovery.md: where the broker's log ends, against the base.
 func TestBrokerAgainstTheBase(t *testing.T) {
+	t.Parallel()
 	wiped := func(w *world, _ func()) { w.broker.wipe() }
 	old := func(_ *world, restore func()) { restore() }
 	for name, c := range map[string]struct {
@@ -197,6 +199,7 @@ func TestBrokerAgainstTheBase(t *testing.T) {
 
 // A broker that lost only what is above the base is filled from the log alone.
 func TestShorterButNotBelowTheBase(t *testing.T) {
+	t.Parallel()
 	for _, restarted := range []bool{false, true} {
 		t.Run(fmt.Sprint("restarted ", restarted), func(t *testing.T) {
 			w := newTrustingWorld(t, 1, nil)
@@ -236,6 +239,7 @@ func TestShorterButNotBelowTheBase(t *testing.T) {
 // A broker whose last batch is not the one that the base ends with is found out
 // even if the log has nothing to compare it with.
 func TestOtherBatchAtTheBase(t *testing.T) {
+	t.Parallel()
 	for name, behind := range map[string]bool{"at its end": false, "below its end": true} {
 		t.Run(name, func(t *testing.T) {
 			w := newTrustingWorld(t, 1, nil)
@@ -264,6 +268,7 @@ func TestOtherBatchAtTheBase(t *testing.T) {
 // A copy that is interrupted, by whatever, goes on from the broker's end, and
 // nothing is served before it is complete.
 func TestCopyIsInterrupted(t *testing.T) {
+	t.Parallel()
 	const batches = 12
 	begin := func(t *testing.T) (*world, *peerBroker) {
 		w := newTrustingWorld(t, 1, nil)
@@ -328,6 +333,7 @@ func TestCopyIsInterrupted(t *testing.T) {
 
 // Without anybody to copy from, the lane says so, and waits.
 func TestNobodyToCopyFrom(t *testing.T) {
+	t.Parallel()
 	w := newTrustingWorld(t, 1, nil)
 	w.open(1, 1, "a", 0)
 	w.send(tpA, 3)
@@ -351,6 +357,7 @@ func TestNobodyToCopyFrom(t *testing.T) {
 
 // While a lane copies, the base moves on and the log is cut behind it.
 func TestBaseMovesDuringACopy(t *testing.T) {
+	t.Parallel()
 	w := newTrustingWorld(t, 1, func(c *Config) {
 		c.OthersTrusted = func(uint32, uint64) bool { return true }
 	})
@@ -389,6 +396,7 @@ func TestBaseMovesDuringACopy(t *testing.T) {
 // Entries that the broker lacks are given up only if the log is over its
 // limit, the broker does not get on, and the others have them.
 func TestDeclareOnlyWithPermission(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	allowed := false
 	w := newTrustingWorld(t, 1, func(c *Config) {
@@ -451,6 +459,7 @@ func TestDeclareOnlyWithPermission(t *testing.T) {
 // Whatever happens to broker and proxy between any two steps, the broker ends
 // up with what was committed, from a base that is as old as the last snapshot.
 func TestRandomRecoveries(t *testing.T) {
+	t.Parallel()
 	for seed := range int64(4) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()

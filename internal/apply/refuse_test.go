@@ -53,6 +53,7 @@ func (w *world) cutAt(r Refusal) {
 // A batch that every broker refuses is cut out. The partition goes on at its
 // offset; other partitions never noticed; who waited is told.
 func TestRefusedBatchIsCut(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		edit func(*Config)
 		down bool // the applier is down when the cut is committed
@@ -115,6 +116,7 @@ func TestRefusedBatchIsCut(t *testing.T) {
 // A restart reads the refused batch before it comes to the cut. The broker would
 // take it by now, and must not be given it.
 func TestRefusedBatchIsReadAgain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1, nil)
 	w.open(1, 1, "a", 0)
 	r, cure := w.poison(tpA, 2)
@@ -142,6 +144,7 @@ func TestRefusedBatchIsReadAgain(t *testing.T) {
 // The cut comes while what it takes is on its way to the broker, or waits to be
 // sent again.
 func TestCutOfWhatIsUnderWay(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1, nil)
 	w.open(1, 1, "a", 0)
 	w.send(tpA, 2)
@@ -162,6 +165,7 @@ func TestCutOfWhatIsUnderWay(t *testing.T) {
 
 // What stands in the cut's own entry: before it, it is cut; after it, it stands.
 func TestCutAmongAppends(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1, nil)
 	w.open(1, 1, "a", 0)
 	r, cure := w.poison(tpA, 2)
@@ -178,6 +182,7 @@ func TestCutAmongAppends(t *testing.T) {
 
 // One batch after the other may be refused, also the first of a partition.
 func TestCutTwice(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1, nil)
 	w.open(1, 1, "a", 0)
 	h := w.refuse(tpA, kerr.InvalidRecord, -1)
@@ -195,6 +200,7 @@ func TestCutTwice(t *testing.T) {
 // Somebody changes the broker's settings: it takes the batch after all, and
 // then everything that followed.
 func TestRefusalIsCured(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1, nil)
 	w.open(1, 1, "a", 0)
 	_, cure := w.poison(tpA, 8)
@@ -208,6 +214,7 @@ func TestRefusalIsCured(t *testing.T) {
 
 // A broker that took the batch all the same, and had it cut, is not right.
 func TestCutOfWhatTheBrokerHolds(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1, nil)
 	w.open(1, 1, "a", 0)
 	w.send(tpA, 2)
@@ -224,6 +231,7 @@ func TestCutOfWhatTheBrokerHolds(t *testing.T) {
 
 // Others may take a partition out of service, at any moment, and let it back.
 func TestQuarantineFromOutside(t *testing.T) {
+	t.Parallel()
 	nothing := func() {}
 	for name, prepare := range map[string]func(w *world) (after func()){
 		"when it is ready": func(*world) func() { return nothing },
@@ -271,6 +279,7 @@ func TestQuarantineFromOutside(t *testing.T) {
 // A copy of what the others hold cannot be refused by one broker alone without
 // something being wrong with it.
 func TestRefusedCopy(t *testing.T) {
+	t.Parallel()
 	w := newTrustingWorld(t, 1, nil)
 	w.open(1, 1, "a", 0)
 	w.send(tpA, 3)
@@ -288,6 +297,7 @@ func TestRefusedCopy(t *testing.T) {
 // Whatever is refused, cut, lost or restarted, in any order, the broker ends up
 // with what was committed.
 func TestRandomCuts(t *testing.T) {
+	t.Parallel()
 	for seed := range 3 {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
@@ -328,6 +338,7 @@ func TestRandomCuts(t *testing.T) {
 
 // What others found, or an answer said, counts before the state shows it.
 func TestServes(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		s    service
 		want bool

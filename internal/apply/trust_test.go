@@ -43,6 +43,7 @@ func flushingWorld(t *testing.T) (*world, *gatedFlush) {
 // A flush counts for what the broker had when it began, not for what it got
 // while it was under way.
 func TestAFlushCountsForWhatWasAppliedBefore(t *testing.T) {
+	t.Parallel()
 	w, g := flushingWorld(t)
 	w.open(1, 1, "a", 0)
 	w.send(tpA, 1)
@@ -88,6 +89,7 @@ func TestAFlushCountsForWhatWasAppliedBefore(t *testing.T) {
 
 // A flush that fails is worth nothing: age counts instead, from then on.
 func TestFlushFails(t *testing.T) {
+	t.Parallel()
 	w, g := flushingWorld(t)
 	w.stop()
 	w.cfg.TrustAfter = 300 * time.Millisecond
@@ -108,6 +110,7 @@ func TestFlushFails(t *testing.T) {
 }
 
 func TestTrustByAge(t *testing.T) {
+	t.Parallel()
 	w := &world{edit: quickly}
 	w.setUp(t, 1, func(c *Config) { trusting(c); c.TrustAfter = 400 * time.Millisecond })
 	w.open(1, 1, "a", 0)
@@ -128,6 +131,7 @@ func TestTrustByAge(t *testing.T) {
 // A broker that was out of sight may have lost what it had not flushed: what
 // was applied before counts as applied when it is seen again.
 func TestLostConnectionStartsTheClockAnew(t *testing.T) {
+	t.Parallel()
 	w, g := flushingWorld(t)
 	w.open(1, 1, "a", 0)
 	w.settled()
@@ -156,6 +160,7 @@ func TestLostConnectionStartsTheClockAnew(t *testing.T) {
 // Everything that was acknowledged and not flushed is gone after a power cut,
 // on all machines at once: the log must still have it.
 func TestPowerCutLosesNothing(t *testing.T) {
+	t.Parallel()
 	w, g := flushingWorld(t) // no peer: the log alone must do
 	w.open(1, 1, "a", 0, 1)
 	w.send(tpA, 5)
@@ -195,6 +200,7 @@ func TestPowerCutLosesNothing(t *testing.T) {
 
 // Candidates are states, and states may be large: only so many are kept.
 func TestCandidatesAreBounded(t *testing.T) {
+	t.Parallel()
 	w, _ := flushingWorld(t)
 	w.open(1, 1, "a", 0)
 	most := 0
@@ -218,6 +224,7 @@ func TestCandidatesAreBounded(t *testing.T) {
 
 // A topic that is being deleted keeps its close in the log.
 func TestRemovalHoldsTheBaseBack(t *testing.T) {
+	t.Parallel()
 	w := newTrustingWorld(t, 1, nil)
 	w.open(1, 1, "a", 0)
 	w.open(1, 2, "b", 0)
@@ -260,6 +267,7 @@ func (w *world) settledBut() {
 // A leader's snapshot takes the place of the log: partitions that are gone are
 // closed, new ones opened, the others get what they lack.
 func TestLeadersSnapshot(t *testing.T) {
+	t.Parallel()
 	for _, running := range []bool{true, false} {
 		t.Run(map[bool]string{true: "while it runs", false: "while it is down"}[running], func(t *testing.T) {
 			w := newTrustingWorld(t, 1, nil)
@@ -319,6 +327,7 @@ func TestLeadersSnapshot(t *testing.T) {
 
 // Waiters may come before the feeder: what was committed is waited for.
 func TestWaiterComesBeforeTheFeeder(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 2, nil)
 	f := w.applier.feeders[2]
 	f.mu.Lock() // the feeder stands still
@@ -345,6 +354,7 @@ func TestWaiterComesBeforeTheFeeder(t *testing.T) {
 }
 
 func TestSyncDirs(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "a"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
@@ -361,6 +371,7 @@ func TestSyncDirs(t *testing.T) {
 // Topics that come and go, and refused batches, tell nothing of what the
 // broker has: they must not hold the base back for ever.
 func TestChurnDoesNotStartTheClockAnew(t *testing.T) {
+	t.Parallel()
 	w := &world{edit: quickly}
 	w.setUp(t, 1, func(c *Config) { trusting(c); c.TrustAfter = 300 * time.Millisecond })
 	w.open(1, 1, "a", 0)
