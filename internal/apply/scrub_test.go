@@ -446,3 +446,37 @@ func TestQuarantineIsDurable(t *testing.T) {
 	w.restart()
 	w.settled()
 }
+
+// Fillers stand for what the source of a copy had deleted. They prove nothing,
+// and what follows them is still checked.
+func TestScrubPassesFillers(t *testing.T) {
+	w, weak := newScrubbed(t, 1, nil)
+	w.open(1, 1, "a", 0)
+	for range 5 {
+		w.commit(1, w.appendCmd(tpA, 3, 10))
+	}
+	w.settled()
+	fill := func(b kafkawire.Batch) kafkawire.Batch {
+		if b.BaseOffset() != 3 {
+			return b
+		}
+		f := kafkawire.Batch(kafkawire.AppendFiller(nil, 3, fsm.ApplierProducerID(1), 0, 3))
+		f[7] = 3
+		return f
+	}
+	weak.set(func() { weak.batch = fill })
+	w.scrubbed()
+	w.scrubbed()
+	if s := w.applier.Scrub(); s.Findings > 0 {
+		t.Fatalf("%+v", s)
+	}
+	weak.set(func() {
+		weak.batch = func(b kafkawire.Batch) kafkawire.Batch {
+			if b.BaseOffset() == 9 {
+				b[len(b)-3] ^= 4
+			}
+			return fill(b)
+		}
+	})
+	w.wantQuarantine(tpA, "corrupt: offset 9")
+}

@@ -73,7 +73,6 @@ type reading struct {
 	ordered bool // a batch with a sequence stands before pos
 	seq     int32
 	epoch   int16
-	records bool // something else than fillers was seen
 }
 
 // newReading begins at a log's start. The chain begins with the empty log, or
@@ -131,13 +130,10 @@ func (r *reading) take(tp fsm.TP, b kafkawire.Batch, want *committed, to int64, 
 // and so does the chain.
 func (r *reading) follow(b kafkawire.Batch, want *committed, base, next int64) *finding {
 	if b.IsFiller() {
-		if r.records {
-			return found(CauseDivergent, base, "a filler stands there, behind records")
-		}
+		// A copy put it there, over offsets that its source had deleted.
 		r.chained, r.ordered = false, false
 		return r.meet(want, base, next)
 	}
-	r.records = true
 	seq, epoch := b.BaseSequence(), b.ProducerEpoch()
 	switch {
 	case !r.ordered || r.first:
