@@ -99,7 +99,7 @@ func (p *pipe) agreed(at *attachment) {
 	l.mu.Lock()
 	copying := l.need > 0
 	l.mu.Unlock()
-	if !p.attached && !copying {
+	if old := l.based || at.end > 0; old && !p.attached && !copying {
 		l.f.a.took(l, PathReplay, "log-end-offset", at.end)
 	}
 	p.attached = true

@@ -42,6 +42,7 @@ type lane struct {
 	name string
 
 	compacted bool // the broker may take records out of old batches
+	based     bool // was open before this process read the log
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -90,7 +91,7 @@ func newLane(f *feeder, tp fsm.TP, o *fsm.Open, index uint64, part *fsm.Partitio
 		l.cuts = c.of(tp)
 	}
 	if part != nil {
-		l.floor = floorOf(part)
+		l.based, l.floor = true, floorOf(part)
 	}
 	if k := f.a.keeper; k != nil {
 		l.doom, _ = k.quarantined(tp)

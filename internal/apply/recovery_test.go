@@ -146,6 +146,7 @@ func TestStartsFromTheBase(t *testing.T) {
 	w.open(1, 2, "b", 0)
 	w.send(newA, 3)
 	w.settled()
+	w.paths(map[Path]uint64{PathReplay: 3}) // a new topic recovers from nothing
 	w.based(1)
 	w.restart()
 	w.settled()
