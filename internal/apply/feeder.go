@@ -69,6 +69,9 @@ func (f *feeder) run(ctx context.Context) {
 			f.a.cancel(fmt.Errorf("follow group %d: %w", f.id, err))
 			return
 		}
+		if f.news() && f.overLimit() {
+			f.a.flusher.nudge() // it asks for a candidate and flushes at once
+		}
 		if f.news() && !armed {
 			idle.Reset(f.a.idleAfter)
 			armed = true

@@ -40,6 +40,9 @@ type snapshotStore struct {
 	log         hclog.Logger
 	installed   func(index uint64) // told when a leader's snapshot is on disk, before it is restored
 
+	naming sync.Mutex // held while a snapshot gets its name
+	named  time.Time  // when the newest did
+
 	mu     sync.Mutex // guards what follows
 	kept   []kept     // newest first
 	newest uint64     // index of the newest, usable or not
@@ -166,6 +169,12 @@ func (s *snapshotStore) floor() uint64 {
 
 // Create implements raft.SnapshotStore.
 func (s *snapshotStore) Create(v raft.SnapshotVersion, index, term uint64, conf raft.Configuration, confIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
+	s.naming.Lock()
+	defer s.naming.Unlock()
+	// The file store names a snapshot by term, index and millisecond. This
+	// node's own and a leader's of the same index may come together.
+	<-time.After(time.Until(s.named.Truncate(time.Millisecond).Add(2 * time.Millisecond)))
+	defer func() { s.named = time.Now() }()
 	var inner raft.SnapshotSink
 	err := s.g.write("write a snapshot", func() error {
 		var err error
