@@ -99,7 +99,8 @@ func (a *Applier) Rebuild(ctx context.Context, topic uint64, force bool) error {
 	switch {
 	case want == nil || b.Gone || a.topics.newest(o) > topic:
 		return ErrNotOpen
-	case len(a.quarantines.of(topic)) == 0 && !a.quarantines.rebuilding(topic):
+	case !a.quarantines.rebuilding(topic) && len(a.quarantines.of(topic)) == 0 &&
+		!slices.ContainsFunc(a.lanesOf(topic), (*lane).resting):
 		return ErrNotQuarantined
 	}
 	if err := a.topics.broker.WaitUp(ctx); err != nil {

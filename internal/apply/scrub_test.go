@@ -148,6 +148,17 @@ func (w *world) scrubbed() {
 	}
 }
 
+// concluding is a leader that says again and again how much is committed, until
+// partition 0 of topic 1 is not served.
+func (w *world) concluding() {
+	t := time.NewTicker(time.Millisecond)
+	defer t.Stop()
+	for w.t.Context().Err() == nil && w.applier.Ready(tpA, 0) {
+		w.applier.Conclude(1, w.logs[1].applied.Get())
+		<-t.C
+	}
+}
+
 // Whatever becomes of a log that nobody reads or writes, the scrub finds it,
 // says what and where, and the other partitions go on.
 func TestScrubFinds(t *testing.T) {
@@ -183,13 +194,12 @@ func TestScrubFinds(t *testing.T) {
 			"foreign-write: offset 15: the batch there was written by producer -1"},
 		"more than was committed": {func(w *world, _ *weakBroker) {
 			w.local.rawAppend(w.t, "a", 0, kafkawire.Stamp(nil, makeBatch(1, 9, 200), fsm.ApplierProducerID(1), 0, 15))
-			go func() {
-				for w.t.Context().Err() == nil && w.applier.Ready(tpA, 0) {
-					w.applier.Conclude(1, w.logs[1].applied.Get())
-					time.Sleep(time.Millisecond)
-				}
-			}()
+			go w.concluding()
 		}, "too-long: offset 15: the broker's log ends at offset 16, but only 15 offsets were ever committed"},
+		"offsets that hold nothing": {func(w *world, weak *weakBroker) {
+			weak.set(func() { weak.ends = func(start, end int64) (int64, int64) { return start, end + 2 } })
+			go w.concluding()
+		}, "too-long: offset 15: the broker's log ends at offset 17"},
 		"deleted history": {func(w *world, _ *weakBroker) {
 			if err := w.broker.cluster.DeleteRecords("a", 0, 5); err != nil {
 				w.t.Error(err)

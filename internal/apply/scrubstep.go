@@ -184,12 +184,15 @@ func (s *scrubber) tooLong(ctx context.Context, u *subject, end int64) (*finding
 		return nil, nil
 	}
 	raw, err := s.a.cfg.Broker.LastBatch(ctx, l.name, l.tp.Partition, end)
-	if err != nil {
+	switch {
+	case errors.Is(err, broker.ErrNoBatch): // offsets that hold nothing
+	case err != nil:
 		return nil, fmt.Errorf("read what lies above the committed log: %w", err)
-	}
-	if b, _, err := kafkawire.ParseBatch(raw); err == nil {
-		if diff := foreign(l.tp.Topic, b); diff != "" {
-			return found(CauseForeign, b.BaseOffset(), "the batch there %s", diff), nil
+	default:
+		if b, _, err := kafkawire.ParseBatch(raw); err == nil {
+			if diff := foreign(l.tp.Topic, b); diff != "" {
+				return found(CauseForeign, b.BaseOffset(), "the batch there %s", diff), nil
+			}
 		}
 	}
 	m := l.f.fresh.Get()
