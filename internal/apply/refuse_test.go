@@ -315,8 +315,9 @@ func TestRandomCuts(t *testing.T) {
 					w.restart()
 					w.refusedAt(tpA, r.Offset)
 				case 1:
-					w.broker.stop()
+					w.broker.stop() // it comes back willing to take the batch
 					w.cutAt(r)
+					w.dealt(1)
 					w.broker.start()
 				case 2:
 					w.stop()
