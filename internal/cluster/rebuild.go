@@ -330,4 +330,3 @@ func (c *Cluster) freeze(d apply.Damage, why string) {
 			"topic", d.Name, "reason", why)
 	}
 }
-
