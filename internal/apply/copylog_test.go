@@ -39,7 +39,7 @@ func (p *partLog) append(raw []byte) error {
 	b, rest, err := kafkawire.ParseBatch(slices.Clone(raw))
 	switch {
 	case err != nil || len(rest) > 0:
-		return fmt.Errorf("not one batch: %v", err)
+		return errors.Join(errors.New("not one batch"), err)
 	case b.BaseOffset() != 0 || !b.ChecksumOK() || b.Count() < 1 || b.LastOffsetDelta() != b.Count()-1 || b.Attributes()&0x78 != 0:
 		return errors.New("a batch that no broker takes from a producer")
 	case p.pid != 0 && b.ProducerID() == p.pid && (b.ProducerEpoch() < p.epoch ||
@@ -48,7 +48,7 @@ func (p *partLog) append(raw []byte) error {
 	}
 	n := int32(0)
 	if err := kafkawire.VisitRecords(b, 1<<30, func(r kafkawire.Record) bool { n++; return r.OffsetDelta == n-1 }); err != nil || n != b.Count() {
-		return fmt.Errorf("%d of %d records in their place: %v", n, b.Count(), err)
+		return errors.Join(fmt.Errorf("%d of %d records in their place", n, b.Count()), err)
 	}
 	binary.BigEndian.PutUint64(b, uint64(p.end))
 	p.pid, p.epoch, p.seq = b.ProducerID(), b.ProducerEpoch(), identityOf(b).after(int64(n)).seq
@@ -372,7 +372,7 @@ func (p *memPeers) Call(ctx context.Context, node int32, method uint8, payload [
 	p.mu.Unlock()
 	req, err := decodeCopyRequest(payload)
 	if err != nil || method != 17 || req.tp != copyTP {
-		return nil, fmt.Errorf("request %+v by method %d: %v", req, method, err)
+		return nil, errors.Join(fmt.Errorf("request %+v by method %d", req, method), err)
 	}
 	p.mu.Lock()
 	if _, ok := p.first[node]; !ok {

@@ -166,6 +166,9 @@ func (r *copyRun) compareLast(ctx context.Context, node int32) error {
 	if err != nil || answer.status == copyBelowStart {
 		return err
 	}
+	if len(answer.batches) == 0 {
+		return fmt.Errorf("its log ends at offset %d", answer.end)
+	}
 	theirs, _, err := kafkawire.ParseBatch(answer.batches)
 	if err == nil {
 		err = sound(r.l.tp.Topic, theirs)
