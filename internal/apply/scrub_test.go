@@ -502,10 +502,10 @@ func TestScrubWhileRetentionPasses(t *testing.T) {
 	w.settled()
 	s := w.applier.scrubber
 	u := s.subject(w.applier.lane(tpA))
-	if more, err := s.step(t.Context(), u, 1); err != nil || !more || u.read.pos == 0 || u.read.pos > 15 {
+	if more, err := s.step(t.Context(), u, 1); err != nil || !more || u.read.pos == 0 || u.read.pos > 20 {
 		t.Fatalf("more %t, %v, %+v", more, err, u.read)
 	}
-	if err := w.broker.cluster.DeleteRecords("a", 0, 20); err != nil {
+	if err := w.broker.cluster.DeleteRecords("a", 0, 22); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 * unreadable {
