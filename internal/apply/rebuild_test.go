@@ -259,3 +259,24 @@ func TestStands(t *testing.T) {
 		t.Error("a quarantined copy says nothing")
 	}
 }
+
+// A lane that is trying its refused batch just now cannot promise anything.
+func TestNoPledgeWhileTrying(t *testing.T) {
+	a := &Applier{lanes: make(map[fsm.TP]*lane)}
+	l := &lane{tp: tpA}
+	a.lanes[tpA] = l
+	l.state, l.refused, l.serving = StateRefused, &Refusal{Offset: 5}, func(error) {}
+	if a.Stands(tpA, 5, true) != StandsUnknown || l.pledged() {
+		t.Error("it pledged in the middle of a try")
+	}
+	if a.Stands(tpA, 5, false) != StandsRefused || l.pledged() {
+		t.Error("a question without a pledge")
+	}
+	l.serving = nil
+	if a.Stands(tpA, 5, true) != StandsRefused || !l.pledged() {
+		t.Error("it did not pledge at rest")
+	}
+	if a.Unpledge(tpA); l.pledged() {
+		t.Error("the pledge was not given back")
+	}
+}
