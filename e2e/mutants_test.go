@@ -32,6 +32,7 @@ type mutantCase struct {
 	// quarantine: the schedule damages a broker, so that a product without
 	// mistakes takes a partition there out of service.
 	quarantine bool
+	prepare    func(m *mutantRun) // what is there before the schedule begins; may be nil
 	run        func(m *mutantRun)
 }
 
@@ -108,10 +109,9 @@ var mutantCases = []mutantCase{
 	}},
 	{name: "compact-too-early", settings: func(*node) []string {
 		return []string{"raft.snapshot_bytes=64KiB", "raft.log_retain_bytes=1"}
-	}, run: func(m *mutantRun) {
-		// All brokers lose what they had not flushed, here: all since a moment
-		// some seconds ago.
-		m.load()
+	}, prepare: func(m *mutantRun) {
+		// What the brokers have flushed, by the time that it matters.
+		m.loadEvery(8 * time.Millisecond)
 		m.acks(10)
 		for _, n := range m.c.nodes {
 			n.broker.stop(m.t)
@@ -120,7 +120,13 @@ var mutantCases = []mutantCase{
 			}
 			n.broker.restart(m.t)
 		}
-		m.acks(150)
+	}, run: func(m *mutantRun) {
+		// All machines lose their power, some seconds later.
+		ctx, cancel := context.WithTimeout(m.ctx, 7*time.Second)
+		defer cancel()
+		_ = waitUntil(ctx, 50*time.Millisecond, func(ctx context.Context) error { // a sound product cuts nothing
+			return errors.Join(m.c.nodes[0].cutLog(ctx), m.c.nodes[1].cutLog(ctx), m.c.nodes[2].cutLog(ctx))
+		})
 		m.kill(m.c.nodes...)
 		for _, n := range m.c.nodes {
 			n.broker.stop(m.t)
@@ -130,7 +136,6 @@ var mutantCases = []mutantCase{
 			n.broker.restart(m.t)
 			n.startProxy(m.t)
 		}
-		m.acks(5)
 	}},
 	{name: "start-over-on-empty-broker", settings: func(n *node) []string {
 		return []string{"raft.snapshot_bytes=64KiB", "raft.log_retain_bytes=1", "broker.log_dirs=" + n.broker.dataDir()}
@@ -242,6 +247,9 @@ func runMutant(t *testing.T, mc mutantCase, mutant string) (check.Report, time.D
 	m := &mutantRun{t: t, ctx: ctx, c: c, net: w, log: check.NewLog(file, checker), topic: loadTopic{"m", 2}}
 	m.l = newLoad(t, c, m.log, m.topic)
 	m.l.assigned("reader", c.nodes[0])
+	if mc.prepare != nil {
+		mc.prepare(m)
+	}
 	begin := time.Now()
 	mc.run(m)
 	took := time.Since(begin)
