@@ -291,6 +291,9 @@ func (c *Cluster) rebuild(ctx context.Context, d apply.Damage, force bool) error
 		var ke *proxy.KafkaError
 		if errors.As(err, &ke) && ke.Code == fsm.CodeBusy {
 			c.rebuilds.set(d.Topic, d.Name, StageLease, ke.Message)
+			if force {
+				return errors.Join(err, c.breakLease(ctx, d))
+			}
 		}
 		return err
 	}
@@ -313,6 +316,25 @@ func (c *Cluster) rebuild(ctx context.Context, d apply.Damage, force bool) error
 		}
 		return err
 	}
+	return nil
+}
+
+// breakLease ends the lease of a node that is not heard of, by an operator's
+// order: it may be in the middle of a rebuild, and never come back. The next
+// try takes the lease.
+func (c *Cluster) breakLease(ctx context.Context, d apply.Damage) error {
+	var holder int32
+	c.node.Catalog().Read(func(g *fsm.Group) { holder = g.Catalog.Rebuilds[d.Topic] })
+	news, _ := c.roster.fresh()
+	if holder == 0 || holder == c.cfg.Self || news[holder] != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
+	defer cancel()
+	if _, err := c.submit(ctx, fsm.CatalogGroup, fsm.KindEndRebuild, fsm.EndRebuild{Topic: d.Topic, Node: holder}); err != nil {
+		return err
+	}
+	c.log.Warn("broke the lease of a node that is not heard of: it has no complete copy of the topic, perhaps", "topic", d.Name, "node", holder)
 	return nil
 }
 

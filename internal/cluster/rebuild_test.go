@@ -157,6 +157,33 @@ func TestOneRebuildAtATime(t *testing.T) {
 	r.reports(m, "its own turn", func(Status) bool { _, rebuilt := m.applier.calls(); return len(rebuilt) == 1 })
 }
 
+// A lease whose node is gone for good is broken by force only.
+func TestLeaseOfADeadNode(t *testing.T) {
+	t.Parallel()
+	r, topic := damaged(t, func(c *Config) { c.AutoRebuild = true }, func(r *rig, topic uint64) {
+		r.submit(r.members[2].node, 0, fsm.KindTakeRebuild, fsm.TakeRebuild{Topic: topic, Node: 2})
+		two := r.members[2].applier
+		two.edit(func() {
+			two.damage = []apply.Damage{{Topic: topic, Name: "t", Begun: true}}
+			two.rebuild = func(uint64) error { return errors.New("broker is down") }
+		})
+	})
+	m := r.members[3]
+	r.stage(m, StageLease)
+	if err := m.cluster.Rebuild("t", true); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		<-time.After(rebuildEvery)
+	}
+	r.holds(m, 0, "the lease of a node that lives", leaseOf(topic, 2))
+	if _, rebuilt := m.applier.calls(); len(rebuilt) > 0 {
+		t.Fatal("a living node's lease was broken")
+	}
+	r.stop(2)
+	r.reports(m, "the rebuild", func(Status) bool { _, rebuilt := m.applier.calls(); return len(rebuilt) == 1 })
+}
+
 // A node that died in the middle goes on: the lease is its own, and where the
 // old copy is gone nobody has to be asked.
 func TestRebuildGoesOn(t *testing.T) {
