@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"lockstep/e2e/check"
 )
 
 // step is one fault of a schedule.
@@ -55,10 +57,10 @@ var chaosKinds = []chaosKind{
 	{name: "stop-proxy", uses: usesProxy, deposes: certainly, begin: func(x *chaos, n *node) (func(), func() bool) {
 		return x.down(syscall.SIGTERM, n.proc), n.proc.exited
 	}},
-	{name: "pause-proxy", uses: usesProxy, deposes: certainly, begin: func(x *chaos, n *node) (func(), func() bool) { return x.pause(n.proc) }},
+	{name: "pause-proxy", uses: usesProxy, deposes: certainly, begin: func(x *chaos, n *node) (func(), func() bool) { return x.pauseProxy(n) }},
 	{name: "pause-broker", uses: usesBroker, begin: func(x *chaos, n *node) (func(), func() bool) { return x.pause(n.broker.proc) }},
 	{name: "pause-node", uses: usesProxy | usesBroker, deposes: certainly, begin: func(x *chaos, n *node) (func(), func() bool) {
-		undoProxy, landed := x.pause(n.proc)
+		undoProxy, landed := x.pauseProxy(n)
 		undoBroker, _ := x.pause(n.broker.proc)
 		return func() { undoProxy(); undoBroker() }, landed
 	}},
@@ -241,6 +243,15 @@ func (x *chaos) fillDisk(n *node) (undo func(), landed func() bool) {
 			x.kill(p)
 		}
 	}, p.exited
+}
+
+// pauseProxy is pause for a proxy, with a row at the moment when it goes on.
+func (x *chaos) pauseProxy(n *node) (undo func(), landed func() bool) {
+	undo, landed = x.pause(n.proc)
+	return func() {
+		x.log.Add(check.Event{Kind: check.Resume, By: endsReader(n)})
+		undo()
+	}, landed
 }
 
 // links makes a fault of the links between a node and others. It landed if

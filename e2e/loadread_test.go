@@ -91,7 +91,7 @@ func (l *load) read(cl *kgo.Client, name string, group bool) {
 // askEnds asks one node for end offsets, over and over: whatever is answered
 // must be up to date.
 func (l *load) askEnds(n *node, every time.Duration) {
-	by := fmt.Sprintf("ends-%d", n.id)
+	by := endsReader(n)
 	l.reading.Go(func() {
 		ticker := time.NewTicker(every)
 		defer ticker.Stop()
@@ -107,6 +107,9 @@ func (l *load) askEnds(n *node, every time.Duration) {
 		}
 	})
 }
+
+// endsReader is who asks a node for end offsets.
+func endsReader(n *node) string { return fmt.Sprintf("ends-%d", n.id) }
 
 // askEnd asks once and reports whether it was answered.
 func (l *load) askEnd(by string, n *node, topic string, p int32) bool {

@@ -85,8 +85,10 @@ var mutantCases = []mutantCase{
 		m.sendUntil(3)
 		defer m.isolate(leader)()
 		other := m.newLeader(leader)
-		for range 20 {
-			m.send(other, time.Second)
+		for rounds := 0; rounds < 10; rounds++ {
+			if m.send(other, time.Second) == 0 { // it lost its office at once
+				other = m.newLeader(leader)
+			}
 			for p := range m.topic.partitions {
 				m.l.askEnd("client", leader, m.topic.name, p)
 			}

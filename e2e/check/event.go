@@ -34,6 +34,7 @@ const (
 	Poll   Kind = "poll"   // consumer By was given a record
 	Ask    Kind = "ask"    // By is about to ask for the end offset
 	End    Kind = "end"    // By was told Offset as the end of the partition
+	Resume Kind = "resume" // the process that answers By goes on after it was suspended
 	Watch  Kind = "watch"  // node By, in one life of its process, showed high watermark Offset
 	Stored Kind = "stored" // the broker of node Node holds a record, read directly at the end
 	Read   Kind = "read"   // the broker of node Node was read from its start to Offset, the end

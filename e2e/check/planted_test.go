@@ -209,6 +209,21 @@ var planted = []struct {
 		s.add(Event{Kind: Ask, By: "n2", Topic: topic}, Event{Kind: End, By: "n2", Topic: topic, Offset: 3})
 		s.end(four)
 	}},
+	{"the same, some time after a pause", "stale", func(s *story) {
+		s.add(Event{Kind: Resume, By: "n2", Topic: topic, At: time.Second}, Event{Kind: Ask, By: "n2", Topic: topic, At: 2 * time.Second},
+			Event{Kind: End, By: "n2", Topic: topic, Offset: 3, At: 2 * time.Second})
+		s.end(four)
+	}},
+	{"the same, by another node than the one that was paused", "stale", func(s *story) {
+		s.add(Event{Kind: Resume, By: "n1", Topic: topic, At: time.Second}, Event{Kind: Ask, By: "n2", Topic: topic, At: time.Second},
+			Event{Kind: End, By: "n2", Topic: topic, Offset: 3, At: time.Second})
+		s.end(four)
+	}},
+	{"the same, just after a pause", "", func(s *story) {
+		s.add(Event{Kind: Resume, By: "n2", Topic: topic, At: time.Second}, Event{Kind: Ask, By: "n2", Topic: topic, At: time.Second},
+			Event{Kind: End, By: "n2", Topic: topic, Offset: 3, At: time.Second})
+		s.end(four)
+	}},
 	{"an end offset asked for before the acknowledgement", "", func(s *story) {
 		s.add(Event{Kind: Ask, By: "n2", Topic: topic}, send("p1", 4), ok("p1", 4, 4),
 			Event{Kind: End, By: "n2", Topic: topic, Offset: 4}, poll("c1", 4, "p1", 4))
