@@ -25,6 +25,7 @@ type Peers interface {
 // CopyBroker is the local broker, as a copy needs it besides appending.
 // Methods may be called from any goroutine.
 type CopyBroker interface {
+	LogEnd(ctx context.Context, topic string, partition int32) (start, end int64, err error)
 	Range(ctx context.Context, topic string, partition int32, from, to int64, maxBytes int32) (batches []byte, start int64, err error)
 	DeleteRecords(ctx context.Context, topic string, partition int32, offset int64) (start int64, err error)
 }
@@ -78,6 +79,9 @@ var _ source = (*copier)(nil)
 // fill implements source. Peers that fail, or that are behind, or whose log is
 // not what was committed are left for others, for as long as ctx lives.
 func (c *copier) fill(ctx context.Context, l *lane, from int64, last kafkawire.Batch, want *fsm.Partition, push func(item) error) error {
+	if last != nil && lastOffset(last)+1 != from {
+		last = nil // a batch made here, which nobody gave its place yet
+	}
 	r := &copyRun{c: c, l: l, want: want, push: push, last: last}
 	r.begin(from)
 	defer r.over()

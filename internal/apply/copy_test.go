@@ -334,3 +334,23 @@ func TestCopyEndsWithItsPush(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// What was copied before may still be on its way to the broker when a copy goes
+// on: a broker that ends below is waited for, and is no finding.
+func TestCopyGoesOnAheadOfTheBroker(t *testing.T) {
+	w := newCopyWorld(t, false)
+	w.many(200)
+	w.peer(2)
+	last := w.full.copyOf(w.full.batches[100].BaseOffset()).last()
+	from := last.BaseOffset() + int64(last.LastOffsetDelta()) + 1
+	for name, end := range map[string]int64{"empty": 0, "behind": w.full.batches[60].BaseOffset()} {
+		w.local.become(w.full, end)
+		err := w.c.fill(copyContext(t), w.l, from, last, w.want(), func(item) error {
+			t.Errorf("%s: a batch was brought that nothing is known to stand before", name)
+			return nil
+		})
+		if !errors.Is(err, errAgain) {
+			t.Errorf("%s: got %v, want another try", name, err)
+		}
+	}
+}

@@ -77,6 +77,10 @@ func (p *partLog) Range(_ context.Context, _ string, _ int32, from, to int64, ma
 	return out, p.start, nil
 }
 
+func (p *partLog) LogEnd(context.Context, string, int32) (start, end int64, err error) {
+	return p.start, p.end, nil
+}
+
 func (p *partLog) DeleteRecords(_ context.Context, _ string, _ int32, offset int64) (int64, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

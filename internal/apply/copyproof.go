@@ -87,12 +87,9 @@ func (r *copyRun) anchor(ctx context.Context, from int64) error {
 func (r *copyRun) localHash(ctx context.Context, to int64) (uint64, error) {
 	ch := chain{topic: r.l.tp.Topic, pos: r.mark.Offset, hash: r.mark.Hash}
 	for ch.pos < to {
-		raw, _, err := r.c.cfg.Broker.Range(ctx, r.l.name, r.l.tp.Partition, ch.pos, to, copyBytes)
+		raw, err := r.localRange(ctx, ch.pos, to)
 		if err != nil {
-			return 0, fmt.Errorf("read what the broker holds: %w", err)
-		}
-		if len(raw) == 0 {
-			return 0, distrustf("the broker holds nothing at offset %d, below its log end", ch.pos)
+			return 0, err
 		}
 		if err := ch.add(raw, to); err != nil {
 			if b, _, perr := kafkawire.ParseBatch(raw); perr == nil && b.IsFiller() {
@@ -103,6 +100,37 @@ func (r *copyRun) localHash(ctx context.Context, to int64) (uint64, error) {
 	}
 	return ch.hash, nil
 }
+
+// localRange reads what the local broker holds from an offset on. A broker that
+// does not end at to yet is no finding: what was copied before may still be on
+// its way to it, and a topic that is being made anew is empty.
+func (r *copyRun) localRange(ctx context.Context, from, to int64) ([]byte, error) {
+	for range emptyReads {
+		raw, _, err := r.c.cfg.Broker.Range(ctx, r.l.name, r.l.tp.Partition, from, to, copyBytes)
+		if err != nil && !errors.Is(err, broker.ErrNoBatch) {
+			return nil, fmt.Errorf("read what the broker holds: %w", err)
+		}
+		if len(raw) > 0 {
+			return raw, nil
+		}
+		_, end, eerr := r.c.cfg.Broker.LogEnd(ctx, r.l.name, r.l.tp.Partition)
+		switch {
+		case eerr != nil:
+			return nil, fmt.Errorf("read the log end offset: %w", eerr)
+		case end < to:
+			return nil, fmt.Errorf("the broker's log ends at offset %d, what was copied up to %d is on its way: %w", end, to, errAgain)
+		case err != nil:
+			return nil, fmt.Errorf("read what the broker holds: %w", err)
+		}
+		if !pause(ctx, minCopyPause) {
+			return nil, context.Cause(ctx)
+		}
+	}
+	return nil, distrustf("the broker holds nothing at offset %d, below its log end", from)
+}
+
+// emptyReads of a log that should hold something are a finding.
+const emptyReads = 5
 
 // chain follows the batches of a log that has no holes.
 type chain struct {
