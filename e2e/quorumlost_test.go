@@ -26,7 +26,6 @@ func TestQuorumLost(t *testing.T) {
 	c.waitBrokersHold(c.nodes, topic, h.ends())
 	c.killNode(2)
 	c.killNode(3)
-	noAck(t, left, topic)
 	c.killNode(1)
 
 	recoverCmd := func(args ...string) (string, error) {
