@@ -194,3 +194,19 @@ func TestCommittedLogStartIsRestored(t *testing.T) {
 		t.Errorf("log start %d, %v", start, err)
 	}
 }
+
+// A copy that goes on behind what it pushed itself is given the last batch as
+// it was made, without a place.
+func TestCopyGoesOnBehindABatchWithoutItsPlace(t *testing.T) {
+	w := newCopyWorld(t, false)
+	w.many(12)
+	w.peer(2)
+	w.local.become(w.full, w.full.batches[9].BaseOffset())
+	last := slices.Clone([]byte(w.local.last()))
+	clear(last[:8])
+	err := w.c.fill(copyContext(t), w.l, w.local.end, last, w.want(), func(it item) error { return w.local.append(it.stamped(copyTP.Topic)) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.sameBatches()
+}
