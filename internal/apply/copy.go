@@ -25,6 +25,7 @@ type Peers interface {
 // CopyBroker is the local broker, as a copy needs it besides appending.
 // Methods may be called from any goroutine.
 type CopyBroker interface {
+	LogEnd(ctx context.Context, topic string, partition int32) (start, end int64, err error)
 	Range(ctx context.Context, topic string, partition int32, from, to int64, maxBytes int32) (batches []byte, start int64, err error)
 	DeleteRecords(ctx context.Context, topic string, partition int32, offset int64) (start int64, err error)
 }
