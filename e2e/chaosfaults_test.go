@@ -247,10 +247,10 @@ func (x *chaos) fillDisk(n *node) (undo func(), landed func() bool) {
 
 // pauseProxy is pause for a proxy, with a row at the moment when it goes on.
 func (x *chaos) pauseProxy(n *node) (undo func(), landed func() bool) {
-	undo, landed = x.pause(n.proc)
+	goOn, landed := x.pause(n.proc)
 	return func() {
 		x.log.Add(check.Event{Kind: check.Resume, By: endsReader(n)})
-		undo()
+		goOn()
 	}, landed
 }
 
