@@ -14,6 +14,7 @@ import (
 	"lockstep/internal/failpoint"
 	"lockstep/internal/mutant"
 	"lockstep/internal/node"
+	"lockstep/kafkawire"
 	"lockstep/proxy"
 )
 
@@ -47,9 +48,11 @@ func (a *appending) fail(code int16, message string) {
 
 // Append implements proxy.Producer: propose, wait for the verdict, wait until
 // the batch is visible on this node's broker. Nothing is acknowledged that is
-// not both. An outcome that is not known is told as NOT_LEADER_OR_FOLLOWER:
-// the client asks for the leader and sends the batch again, and the state
-// machine knows it by its producer id and sequence.
+// not both; by whom is of no matter: a node that leads no longer knows as well
+// as the next leader what is committed, and has it on its own broker. An outcome
+// that stays unknown is told as NOT_LEADER_OR_FOLLOWER to an idempotent
+// producer, whose batch the next leader knows by producer id and sequence, and
+// as REQUEST_TIMED_OUT to others. Both are retriable.
 func (c *Cluster) Append(topic *proxy.Topic, partition int32, batch []byte, deadline time.Time, done func(proxy.AppendResult)) {
 	a := &appending{done: done}
 	armed := make(chan struct{}) // the timer may fire before it is stored
@@ -72,14 +75,16 @@ func (c *Cluster) Append(topic *proxy.Topic, partition int32, batch []byte, dead
 	if mutant.On(mutant.AckBeforeCommit) {
 		c.ackUncommitted(g, tp, batch, a)
 	}
-	g.Propose(fsm.AppendCommand(tp, batch), func(r fsm.Result, err error) {
+	g.ProposeFor(fsm.AppendCommand(tp, batch), patience(batch, deadline), func(r fsm.Result, err error) {
 		switch {
 		case errors.Is(err, node.ErrNotLeader), errors.Is(err, node.ErrStopped):
 			a.fail(codeNotLeader, "")
 		case err != nil && mutant.On(mutant.TimeoutIsFailure):
 			a.fail(codeInvalidRecord, "")
-		case err != nil:
+		case err != nil && idempotent(batch):
 			a.fail(codeNotLeader, "leadership was lost while the batch was in flight")
+		case err != nil:
+			a.fail(codeTimedOut, "leadership was lost while the batch was in flight; it may be committed")
 		case r.Verdict == fsm.Rejected:
 			a.fail(r.Code, r.Message)
 		default:
@@ -87,6 +92,22 @@ func (c *Cluster) Append(topic *proxy.Topic, partition int32, batch []byte, dead
 			c.whenVisible(g, tp, &r, a)
 		}
 	})
+}
+
+// sendOnAfter is how long an idempotent batch waits for its fate on a node that
+// leads no longer. The next leader knows it by producer id and sequence, and
+// this node may be cut off for long.
+const sendOnAfter = 2 * time.Second
+
+func idempotent(batch []byte) bool { return kafkawire.Batch(batch).ProducerID() >= 0 }
+
+// patience is how long it is worth to wait for what became of a batch after
+// leadership was lost: a plain one that is sent again may be there twice.
+func patience(batch []byte, deadline time.Time) time.Duration {
+	if left := time.Until(deadline); !idempotent(batch) || left < sendOnAfter {
+		return left
+	}
+	return sendOnAfter
 }
 
 // whenVisible answers when this node's broker has what was committed.

@@ -26,17 +26,23 @@ var (
 	ErrStopped = errors.New("node is stopping")
 )
 
+// defaultPatience is how long the fate of a command is waited for after
+// leadership was lost, where nobody says.
+const defaultPatience = 5 * time.Second
+
 // proposal is one command on its way into the log.
 type proposal struct {
-	cmd  fsm.Command
-	done func(fsm.Result, error)
+	cmd      fsm.Command
+	patience time.Duration
+	done     func(fsm.Result, error)
 }
 
 // batcher puts proposals into entries: with nothing in flight the first one
 // goes at once; else they gather, and go together when the entry in flight is
 // through, or when there is enough for an entry of full size.
 type batcher struct {
-	apply       func(data []byte) raft.ApplyFuture
+	apply       func(data []byte) (f raft.ApplyFuture, term uint64)
+	fates       *fates
 	entryBytes  int
 	maxInFlight int
 	wake        chan struct{} // capacity 1
@@ -57,22 +63,22 @@ type batcher struct {
 	wg       sync.WaitGroup
 }
 
-func newBatcher(entryBytes, maxInFlight int, apply func([]byte) raft.ApplyFuture) *batcher {
-	return &batcher{apply: apply, entryBytes: entryBytes, maxInFlight: maxInFlight,
+func newBatcher(entryBytes, maxInFlight int, apply func([]byte) (raft.ApplyFuture, uint64)) *batcher {
+	return &batcher{apply: apply, fates: new(fates), entryBytes: entryBytes, maxInFlight: maxInFlight,
 		wake: make(chan struct{}, 1), through: make(chan struct{}, maxInFlight),
 		hold: func() (bool, <-chan struct{}, <-chan struct{}) { return false, nil, nil }}
 }
 
 // propose queues a command. done is called exactly once, from another
 // goroutine. It does not block.
-func (b *batcher) propose(cmd fsm.Command, done func(fsm.Result, error)) {
+func (b *batcher) propose(cmd fsm.Command, patience time.Duration, done func(fsm.Result, error)) {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
 		go done(fsm.Result{}, ErrStopped)
 		return
 	}
-	b.queue = append(b.queue, proposal{cmd, done})
+	b.queue = append(b.queue, proposal{cmd, patience, done})
 	b.bytes += cmd.Size()
 	b.mu.Unlock()
 	select {
@@ -180,25 +186,78 @@ func (b *batcher) send(ctx context.Context, batch []proposal) {
 		cmds[i] = p.cmd
 	}
 	failpoint.Hit(failpoint.ProposeBefore)
-	future := b.apply(fsm.EncodeEntry(uint32(elapsed.Milliseconds()), cmds))
+	b.fates.begin()
+	future, term := b.apply(fsm.EncodeEntry(uint32(elapsed.Milliseconds()), cmds))
 	failpoint.Hit(failpoint.ProposeAfter)
 	b.inFlight++
 	b.wg.Add(1)
 	go func() {
 		defer b.wg.Done()
+		defer b.fates.end()
 		results, err := await(ctx, future)
-		for i, p := range batch {
-			if err != nil {
-				p.done(fsm.Result{}, err)
-			} else {
-				p.done(results[i], nil)
-			}
+		doubt := errors.Is(err, raft.ErrLeadershipLost) && term != 0
+		if !doubt {
+			answer(batch, fate{results, err})
 		}
 		select {
 		case b.through <- struct{}{}:
 		case <-ctx.Done():
 		}
+		if doubt {
+			b.resolve(ctx, future.Index(), term, batch)
+		}
 	}()
+}
+
+func answer(batch []proposal, f fate) {
+	for i, p := range batch {
+		if f.err != nil {
+			p.done(fsm.Result{}, f.err)
+		} else {
+			p.done(f.results[i], nil)
+		}
+	}
+}
+
+// resolve answers an entry that was in the log when leadership was lost, when
+// it is known what became of it, and every proposal at the latest when its
+// patience, or the node, ends.
+func (b *batcher) resolve(ctx context.Context, index, term uint64, batch []proposal) {
+	known, forget := b.fates.ask(index, term)
+	defer forget()
+	for since := time.Now(); ; {
+		next := time.Duration(-1)
+		for i, p := range batch {
+			switch left := p.patience - time.Since(since); {
+			case p.done == nil:
+			case left <= 0:
+				batch[i].done = nil
+				p.done(fsm.Result{}, ErrUnknownOutcome)
+			case next < 0 || left < next:
+				next = left
+			}
+		}
+		if next < 0 {
+			return
+		}
+		var f fate
+		timer := time.NewTimer(next)
+		select {
+		case f = <-known:
+		case <-ctx.Done():
+			f.err = ErrUnknownOutcome
+		case <-timer.C:
+			continue
+		}
+		timer.Stop()
+		for i := range batch {
+			if batch[i].done == nil {
+				batch[i].done = func(fsm.Result, error) {} // was answered
+			}
+		}
+		answer(batch, f)
+		return
+	}
 }
 
 // await waits for an entry's verdicts. Raft never answers an entry that stood

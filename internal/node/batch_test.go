@@ -21,19 +21,24 @@ type fakeFuture struct {
 	err     error
 	results any
 	done    chan struct{}
+	index   uint64
 }
 
 func (f *fakeFuture) Error() error  { <-f.done; return f.err }
 func (f *fakeFuture) Response() any { return f.results }
-func (f *fakeFuture) Index() uint64 { return 0 }
+func (f *fakeFuture) Index() uint64 { return f.index }
 
-// commit answers with one result per command, numbered by its body's length.
-func (f *fakeFuture) commit() {
+func (f *fakeFuture) commitResults() {
 	rs := make([]fsm.Result, len(f.cmds))
 	for i, c := range f.cmds {
 		rs[i].BaseOffset = int64(len(c.Body))
 	}
 	f.results = rs
+}
+
+// commit answers with one result per command, numbered by its body's length.
+func (f *fakeFuture) commit() {
+	f.commitResults()
 	close(f.done)
 }
 
@@ -50,6 +55,8 @@ type batcherRig struct {
 	mu      sync.Mutex
 	answers map[string][]error
 	order   []string
+
+	patience time.Duration
 }
 
 func newBatcherRig(t *testing.T, entryBytes, inFlight int) *batcherRig {
@@ -60,14 +67,14 @@ func newBatcherRig(t *testing.T, entryBytes, inFlight int) *batcherRig {
 func newHeldBatcherRig(t *testing.T, entryBytes, inFlight int, hold func() (bool, <-chan struct{}, <-chan struct{})) *batcherRig {
 	t.Helper()
 	r := &batcherRig{t: t, entries: make(chan *fakeFuture, 1000), ended: make(chan struct{}), answers: make(map[string][]error)}
-	r.b = newBatcher(entryBytes, inFlight, func(data []byte) raft.ApplyFuture {
+	r.b = newBatcher(entryBytes, inFlight, func(data []byte) (raft.ApplyFuture, uint64) {
 		elapsed, cmds, err := fsm.DecodeEntry(data)
 		if err != nil {
 			t.Errorf("the entry does not parse: %v", err)
 		}
 		f := &fakeFuture{cmds: cmds, elapsed: elapsed, done: make(chan struct{})}
 		r.entries <- f
-		return f
+		return f, 7
 	})
 	if hold != nil {
 		r.b.hold = hold
@@ -96,7 +103,7 @@ func (r *batcherRig) propose(name string, size int) { r.proposeKind(fsm.KindOpen
 
 func (r *batcherRig) proposeKind(kind fsm.Kind, name string, size int) {
 	body := append([]byte(name+"|"), bytes.Repeat([]byte{'.'}, size)...)
-	r.b.propose(fsm.Command{Kind: kind, Body: body}, func(res fsm.Result, err error) {
+	r.b.propose(fsm.Command{Kind: kind, Body: body}, r.patience, func(res fsm.Result, err error) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if err == nil && res.BaseOffset != int64(len(body)) {
@@ -296,14 +303,14 @@ func TestBatcherClock(t *testing.T) {
 	if real := time.Since(start); sum > real || sum < real-20*time.Millisecond {
 		t.Errorf("the entries say %s, the clock %s", sum, real)
 	}
-	b := newBatcher(100, 1, func(data []byte) raft.ApplyFuture {
+	b := newBatcher(100, 1, func(data []byte) (raft.ApplyFuture, uint64) {
 		elapsed, _, err := fsm.DecodeEntry(data)
 		if err != nil || elapsed != fsm.MaxElapsedMs {
 			t.Errorf("a step of an hour became %d ms, %v", elapsed, err)
 		}
 		f := &fakeFuture{done: make(chan struct{})}
 		f.fail(raft.ErrNotLeader)
-		return f
+		return f, 7
 	})
 	b.clock = time.Now().Add(-time.Hour)
 	b.send(context.Background(), nil)
@@ -342,6 +349,48 @@ func TestBatcherHoldsRecords(t *testing.T) {
 	for _, n := range []string{"a", "b"} {
 		if err := r.answered(n); err != nil {
 			t.Errorf("%s: %v", n, err)
+		}
+	}
+}
+
+// What became of an entry that was in the log when leadership was lost is told
+// as it is, early or late, and that it is not known when patience ends.
+func TestBatcherLearnsFates(t *testing.T) {
+	ok := func(r *batcherRig, f *fakeFuture, index, term uint64) {
+		f.commitResults()
+		r.b.fates.applied(applied{index, term, f.results.([]fsm.Result)})
+	}
+	for _, tc := range []struct {
+		name string
+		then func(r *batcherRig, f *fakeFuture)
+		want error
+	}{
+		{"the same term", func(r *batcherRig, f *fakeFuture) { ok(r, f, 9, 7) }, nil},
+		{"another term", func(r *batcherRig, f *fakeFuture) { ok(r, f, 9, 8) }, ErrNotLeader},
+		{"a later entry", func(r *batcherRig, f *fakeFuture) { ok(r, f, 10, 8) }, ErrNotLeader},
+		{"a snapshot", func(r *batcherRig, f *fakeFuture) { r.b.fates.restored(12) }, ErrUnknownOutcome},
+		{"an earlier entry", func(r *batcherRig, f *fakeFuture) { ok(r, f, 8, 7); r.stop() }, ErrUnknownOutcome},
+	} {
+		for _, before := range []bool{true, false} {
+			r := newBatcherRig(t, 100, 2)
+			r.patience = testWait
+			r.propose("a", 1)
+			f := r.entry()
+			f.index = 9
+			if before {
+				tc.then(r, f)
+			}
+			f.fail(raft.ErrLeadershipLost)
+			if !before {
+				tc.then(r, f)
+			}
+			if err := r.answered("a"); !errors.Is(err, tc.want) || (tc.want == nil) != (err == nil) {
+				t.Errorf("%s, before %v: %v, want %v", tc.name, before, err, tc.want)
+			}
+			r.stop()
+			if n := len(r.b.fates.waiting); n != 0 {
+				t.Errorf("%s: %d wait for ever", tc.name, n)
+			}
 		}
 	}
 }

@@ -65,11 +65,23 @@ func newGroup(n *Node, id uint32) *Group {
 		machine: newMachine(id, n.fail, n.ctx.Done())}
 	g.keeper = newKeeper(g.log, n.cfg.Retention.SnapshotBytes, g.share(n.cfg.Retention.LogRetainBytes), g.share(n.cfg.Retention.LogLimitBytes))
 	g.machine.log, g.machine.limit = g.log, g.keeper.limit
-	g.batcher = newBatcher(n.cfg.EntryBytes, n.cfg.MaxInFlightEntries, func(data []byte) raft.ApplyFuture {
-		return g.Raft().Apply(data, applyQueueTimeout)
-	})
+	g.batcher = newBatcher(n.cfg.EntryBytes, n.cfg.MaxInFlightEntries, g.dispatch)
+	g.batcher.fates = &g.machine.fates
 	g.batcher.hold = g.holdRecords
 	return g
+}
+
+// dispatch gives an entry to Raft and says in which term, 0 if that is not
+// sure: Raft's main loop, which alone changes the term, takes an entry from the
+// unbuffered channel and puts it into the log at one go, and terms only grow.
+func (g *Group) dispatch(data []byte) (raft.ApplyFuture, uint64) {
+	r := g.Raft()
+	term := r.CurrentTerm()
+	future := r.Apply(data, applyQueueTimeout)
+	if r.CurrentTerm() != term {
+		term = 0
+	}
+	return future, term
 }
 
 // holdRecords holds new records up while the log is over its limit, on a
@@ -108,7 +120,17 @@ func (g *Group) Propose(cmd fsm.Command, done func(fsm.Result, error)) {
 		go done(fsm.Result{}, ErrNotLeader)
 		return
 	}
-	g.batcher.propose(cmd, done)
+	g.batcher.propose(cmd, defaultPatience, done)
+}
+
+// ProposeFor is Propose for who wants to wait as long as patience, after
+// leadership was lost, to hear what became of the command.
+func (g *Group) ProposeFor(cmd fsm.Command, patience time.Duration, done func(fsm.Result, error)) {
+	if g.Leading.Get() == nil {
+		go done(fsm.Result{}, ErrNotLeader)
+		return
+	}
+	g.batcher.propose(cmd, patience, done)
 }
 
 // VerifyLeader asks a majority whether this node still leads (ReadIndex, Raft

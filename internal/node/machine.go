@@ -28,6 +28,7 @@ type machine struct {
 	catalog watch.Index // Version of the catalog
 	rebased watch.Index // counts the snapshots of leaders that were installed
 	moved   watch.Index // index of the tail
+	fates   fates       // of entries whose proposer lost its office
 
 	mu    sync.RWMutex // guards state
 	state *fsm.Group
@@ -64,6 +65,7 @@ func (m *machine) Apply(l *raft.Log) any {
 		<-m.stopped
 		return nil
 	}
+	m.fates.applied(applied{l.Index, l.Term, results})
 	m.announce(l.Index)
 	m.news(len(l.Data) + entryOverhead)
 	failpoint.Hit(failpoint.ApplyAfter)
@@ -154,6 +156,7 @@ func (m *machine) Restore(r io.ReadCloser) error {
 		m.replaceLog(installed)
 		m.rebased.Set(m.rebased.Get() + 1)
 	}
+	m.fates.restored(snap.index)
 	m.announce(snap.index)
 	m.news(0)
 	return nil
