@@ -122,13 +122,13 @@ var mutantCases = []mutantCase{
 			}
 			n.broker.restart(m.t)
 		}
-	}, run: func(m *mutantRun) {
-		// All machines lose their power, some seconds later.
-		ctx, cancel := context.WithTimeout(m.ctx, 7*time.Second)
+		ctx, cancel := context.WithTimeout(m.ctx, 20*time.Second)
 		defer cancel()
 		_ = waitUntil(ctx, 50*time.Millisecond, func(ctx context.Context) error { // a sound product cuts nothing
 			return errors.Join(m.c.nodes[0].cutLog(ctx), m.c.nodes[1].cutLog(ctx), m.c.nodes[2].cutLog(ctx))
 		})
+	}, run: func(m *mutantRun) {
+		// All machines lose their power.
 		m.kill(m.c.nodes...)
 		for _, n := range m.c.nodes {
 			n.broker.stop(m.t)
@@ -141,12 +141,15 @@ var mutantCases = []mutantCase{
 	}},
 	{name: "start-over-on-empty-broker", settings: func(n *node) []string {
 		return []string{"raft.snapshot_bytes=64KiB", "raft.log_retain_bytes=1", "broker.log_dirs=" + n.broker.dataDir()}
+	}, prepare: func(m *mutantRun) {
+		m.loadEvery(5 * time.Millisecond)
+		for _, n := range m.c.nodes {
+			waitFor(m.t, "the log to be cut", 30*time.Second, n.cutLog)
+		}
 	}, run: func(m *mutantRun) {
 		// A follower's broker comes back without its data, of which the log
 		// holds the end alone.
-		m.loadEvery(5 * time.Millisecond)
 		f := m.c.others(m.leader().id)[0]
-		waitFor(m.t, "the log to be cut", 8*time.Second, f.cutLog)
 		m.kill(f)
 		f.broker.stop(m.t)
 		if err := os.RemoveAll(f.broker.dataDir()); err != nil {
