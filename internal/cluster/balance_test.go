@@ -166,9 +166,14 @@ func TestBetterPlace(t *testing.T) {
 		{"home is not well", long, nil, 0},
 		{"in office since just now", time.Now(), well, 0},
 	} {
+		say(2, nil) // anew: words expire
 		if to, _ := c.betterPlace(g, &node.Leadership{Term: 1, Since: tc.since}, tc.well); to != tc.want {
 			t.Errorf("%s: to node %d, want %d", tc.name, to, tc.want)
 		}
+	}
+	say(2, func(a *Announcement, _ *GroupReport) { quarantines(a, &a.Groups[1]) })
+	if to, _ := c.betterPlace(g, &node.Leadership{Term: 1, Since: long}, well); to != 0 {
+		t.Errorf("home lacks a partition, and is given the group")
 	}
 }
 
