@@ -220,8 +220,14 @@ func slicesOfKeys(m map[int32]int64) string { return fmt.Sprint(m) }
 func (k *keyed) awaitHoles(ctx context.Context, t *testing.T, c *cluster) {
 	t.Helper()
 	begin := time.Now()
+	roll := time.NewTicker(2 * time.Second) // segments are cut by time
+	defer roll.Stop()
 	for {
-		time.Sleep(2 * time.Second) // segments are cut by time
+		select {
+		case <-roll.C:
+		case <-ctx.Done():
+			t.Fatal(context.Cause(ctx))
+		}
 		k.produce(t, c.bootstrap(), int32(len(k.ends)), 2)
 		c.waitBrokersHold(c.nodes, k.topic, k.ends)
 		full := 0

@@ -170,7 +170,8 @@ func TestOtherBytesOtherCheckpoints(t *testing.T) {
 		}
 		return fmt.Sprint(c)
 	}
-	if last(1) != last(1) || last(1) == last(2) {
-		t.Errorf("checkpoints %s, once more %s, of other bytes %s", last(1), last(1), last(2))
+	first, again, other := last(1), last(1), last(2)
+	if first != again || first == other {
+		t.Errorf("checkpoints %s, once more %s, of other bytes %s", first, again, other)
 	}
 }

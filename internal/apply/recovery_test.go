@@ -22,7 +22,6 @@ type peerBroker struct {
 	mu   sync.Mutex
 	gate chan struct{} // each pushed batch takes a token; nil: no gate
 	fail int           // calls of fill that fail after a batch
-	lie  bool          // gives other bytes than were committed
 	got  []string      // ranges that were asked for
 }
 
