@@ -84,7 +84,7 @@ var chaosKinds = []chaosKind{
 			x.wipe(n.broker)
 		}, n.broker.proc.exited
 	}},
-	{name: "fill-disk", uses: usesProxy, deposes: certainly, begin: func(x *chaos, n *node) (func(), func() bool) { return x.fillDisk(n) }},
+	{name: "fill-disk", uses: usesProxy, begin: func(x *chaos, n *node) (func(), func() bool) { return x.fillDisk(n) }},
 	{name: "kill-proxies", everyNode: true, uses: usesProxy, begin: func(x *chaos, n *node) (func(), func() bool) {
 		return x.down(syscall.SIGKILL, n.proc), n.proc.exited
 	}},
@@ -239,10 +239,13 @@ func (x *chaos) fillDisk(n *node) (undo func(), landed func() bool) {
 		if err := os.Remove(filler); err != nil {
 			x.t.Fatal(err)
 		}
-		if !p.exited() { // nothing was written meanwhile, or it hangs
+		if !p.exited() { // nothing new was written meanwhile, or it hangs
 			x.kill(p)
 		}
-	}, p.exited
+	}, func() bool {
+		var fs syscall.Statfs_t
+		return p.exited() || syscall.Statfs(n.dataDir(), &fs) == nil && fs.Bavail == 0
+	}
 }
 
 // pauseProxy is pause for a proxy, with a row at the moment when it goes on.
