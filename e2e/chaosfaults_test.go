@@ -236,16 +236,16 @@ func (x *chaos) fillDisk(n *node) (undo func(), landed func() bool) {
 	}
 	p := n.proc
 	return func() {
-		if err := os.Remove(filler); err != nil {
-			x.t.Fatal(err)
+			if err := os.Remove(filler); err != nil {
+				x.t.Fatal(err)
+			}
+			if !p.exited() { // nothing new was written meanwhile, or it hangs
+				x.kill(p)
+			}
+		}, func() bool {
+			var fs syscall.Statfs_t
+			return p.exited() || syscall.Statfs(n.dataDir(), &fs) == nil && fs.Bavail == 0
 		}
-		if !p.exited() { // nothing new was written meanwhile, or it hangs
-			x.kill(p)
-		}
-	}, func() bool {
-		var fs syscall.Statfs_t
-		return p.exited() || syscall.Statfs(n.dataDir(), &fs) == nil && fs.Bavail == 0
-	}
 }
 
 // pauseProxy is pause for a proxy, with a row at the moment when it goes on.
