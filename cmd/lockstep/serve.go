@@ -40,10 +40,12 @@ func serveCommand() *cobra.Command {
 }
 
 // chatter is what hashicorp/raft repeats several times a second while a peer
-// is away. The transport and the status say it once.
+// is away, and says five times of every snapshot. The transport and the status
+// say it once.
 var chatter = []string{
 	"failed to heartbeat to", "failed to appendEntries to", "failed to contact", "failed to pipeline appendEntries",
 	"failed to make requestVote RPC", "failed to get peer's address", "aborting pipeline replication", "pipelining replication",
+	"starting snapshot up to", "creating new snapshot", "reaping snapshot", "compacting logs", "snapshot complete up to",
 	"added peer, starting replication", "rejecting pre-vote request since we have a leader", "rejecting vote request since we have a leader",
 }
 
