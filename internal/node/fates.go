@@ -1,6 +1,7 @@
 package node
 
 import (
+	"slices"
 	"sync"
 
 	"lockstep/fsm"
@@ -80,6 +81,16 @@ func (f *fates) ask(index, term uint64) (<-chan fate, func()) {
 	return ch, func() { f.forget(ch) }
 }
 
+// light is a without the batches, whose bytes would be held as long as anything
+// flies, which under load is always.
+func (a applied) light() applied {
+	a.results = slices.Clone(a.results)
+	for i := range a.results {
+		a.results[i].Batch = nil
+	}
+	return a
+}
+
 func (a applied) seenBy(term uint64) fate {
 	if a.term != term {
 		return fate{err: ErrNotLeader}
@@ -104,7 +115,7 @@ func (f *fates) applied(a applied) {
 	defer f.mu.Unlock()
 	f.last = a.index
 	if f.flying > 0 {
-		f.recent = append(f.recent, a)
+		f.recent = append(f.recent, a.light())
 		f.held += len(a.results) + 1
 		for f.held > recentResults && len(f.recent) > 1 {
 			f.unknown = f.recent[0].index
