@@ -21,6 +21,7 @@ const (
 // op is one record sent.
 type op struct {
 	partition int32
+	sent      time.Time
 	state     opState
 	offset    int64     // valid when acked
 	floor     int64     // highest offset of the partition acked before this was sent, or -1
@@ -59,7 +60,7 @@ func (h *history) sent(producer string, partition int32) (counter int) {
 	if !ok {
 		floor = -1
 	}
-	h.ops[producer] = append(h.ops[producer], op{partition: partition, floor: floor})
+	h.ops[producer] = append(h.ops[producer], op{partition: partition, sent: time.Now(), floor: floor})
 	return len(h.ops[producer]) - 1
 }
 
