@@ -69,7 +69,7 @@ func (f *feeder) run(ctx context.Context) {
 			f.a.cancel(fmt.Errorf("follow group %d: %w", f.id, err))
 			return
 		}
-		if f.news() && f.overLimit() {
+		if over, limit := f.overLimit(); over && f.hungry(limit) {
 			f.a.flusher.nudge() // it asks for a candidate and flushes at once
 		}
 		if f.news() && !armed {
@@ -231,8 +231,8 @@ func (f *feeder) cut(index uint64, r *fsm.Result) {
 	if l == nil {
 		return
 	}
-	waiters := l.cutFrom(r.BaseOffset, index)
-	f.a.log.Warn("a batch that no broker takes was cut out of the log, with what followed it: its producers are told to try again",
+	waiters, why := l.cutFrom(r.BaseOffset, index)
+	f.a.log.Warn("a batch that no broker takes was cut out of the log, with what followed it: its producer is told so, those of what followed to try again",
 		"topic", l.name, "partition", r.TP.Partition, "group", f.id, "offset", r.BaseOffset)
 	f.a.count(PathCut)
 	tp, c := r.TP, cut{Index: index, Offset: r.BaseOffset}
@@ -241,7 +241,7 @@ func (f *feeder) cut(index uint64, r *fsm.Result) {
 			f.a.log.Error("cannot write down a cut: look at the disk of data_dir", "error", err)
 		}
 		for _, w := range waiters {
-			w.fn(ErrCut)
+			w.fn(why)
 		}
 	})
 }

@@ -79,10 +79,10 @@ func (fl *flusher) round(now time.Time) time.Duration {
 				sooner(fl.a.cfg.TrustAfter - now.Sub(c.applied))
 			}
 		}
-		over := f.overLimit()
+		over, limit := f.overLimit()
 		need, hurry = need || some, hurry || over
 		if over {
-			if f.news() {
+			if f.hungry(limit) {
 				signal(f.wanted)
 			}
 			f.declare()

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -390,6 +391,33 @@ func TestBaseMovesDuringACopy(t *testing.T) {
 	if got := p.ranges(); len(got) < 2 {
 		t.Errorf("copied %v, and the base moved", got)
 	}
+}
+
+// The others are always some way behind what was dealt out here. While the
+// broker is down, the base follows all the same: no more of the log stays than
+// what they are behind, and what some candidates lie apart.
+func TestDeclareFollowsPeersThatLag(t *testing.T) {
+	t.Parallel()
+	const behind, sends = 40, 400
+	var head atomic.Uint64
+	w := newTrustingWorld(t, 1, func(c *Config) {
+		c.OthersTrusted = func(_ uint32, index uint64) bool { return index+behind <= head.Load() }
+	})
+	w.open(1, 1, "a", 0)
+	w.send(tpA, 1)
+	w.settled()
+	w.based(1)
+	w.broker.stop()
+	w.logs[1].mu.Lock()
+	w.logs[1].limit = 1
+	w.logs[1].mu.Unlock()
+	for range sends {
+		w.send(tpA, 1)
+		head.Store(w.heads[1].Index)
+		w.dealt(1)
+		w.applier.flusher.nudge()
+	}
+	w.await("the base follows", func() bool { return w.applier.Status(1).Base+4*behind >= w.heads[1].Index })
 }
 
 // Entries that the broker lacks are given up only if the log is over its

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 )
 
 // maxCandidates states are kept waiting; beyond that every second one goes, and
@@ -15,9 +17,16 @@ const maxCandidates = 8
 // them: making them must not cost more than what they are made of.
 const candidateShare = 4
 
+// hungryShare of a log's limit lies at least between two candidates that are
+// made because the log is over it.
+const hungryShare = 16
+
 // idleAfter is how long after something was dealt out a candidate is made even
 // if that was little.
 const idleAfter = 5 * time.Second
+
+// declaredAgain lies at least between two warnings that entries were given up.
+const declaredAgain = time.Minute
 
 // candidate is a state of the feeder that may become the tail.
 type candidate struct {
@@ -47,6 +56,8 @@ type horizon struct {
 	size       int64  // of the newest
 	trusted    uint64 // the broker holds everything up to it through a power cut; 0: unknown
 
+	declared time.Time // when it was last warned that entries were given up; the flusher's
+
 	removing map[uint64]uint64 // topics that are being deleted, by the entry that closed them; guarded by the feeder's mu
 }
 
@@ -56,6 +67,18 @@ func (h *horizon) counted(n int) bool {
 	defer h.cmu.Unlock()
 	h.since += int64(n)
 	return h.since >= max(h.spacing, candidateShare*h.size)
+}
+
+// hungry says whether a log that is over its limit, needs another
+// candidate: there is none, or much was dealt out after the newest. More of them
+// would only drive each other out; fewer would leave the log over its limit when
+// the newest is trusted.
+func (h *horizon) hungry(limit int64) bool {
+	h.cmu.Lock()
+	defer h.cmu.Unlock()
+	last := len(h.candidates) - 1
+	none := last < 0 || h.candidates[last].state == nil
+	return h.since > 0 && (none || h.since >= max(limit/hungryShare, min(candidateShare*h.size, limit/2)))
 }
 
 // news says whether anything was dealt out after the newest candidate.
@@ -97,17 +120,30 @@ func (f *feeder) offer() {
 	f.candidates = append(f.candidates, c)
 	f.since, f.size = 0, int64(len(c.state))
 	if len(f.candidates) > maxCandidates {
-		var kept []*candidate
-		for i, c := range f.candidates {
-			if (len(f.candidates)-i)%2 == 1 { // the newest stays
-				kept = append(kept, c)
-			}
-		}
-		f.candidates = kept
+		f.thin()
 		f.spacing *= 2
 	}
 	f.cmu.Unlock()
 	f.a.flusher.nudge()
+}
+
+// thin removes every second candidate, but neither the newest nor the oldest.
+// The oldest is the first that anything can be done with, and everything else is
+// gone before that can be: others may be behind by any number of candidates.
+// The base, which stands in front of all while it is not trusted, counts for
+// none. cmu is held.
+func (h *horizon) thin() {
+	first := 0
+	if h.candidates[0].state == nil {
+		first = 1
+	}
+	kept := slices.Clone(h.candidates[:first+1])
+	for i := first + 1; i < len(h.candidates); i++ {
+		if (len(h.candidates)-i)%2 == 1 {
+			kept = append(kept, h.candidates[i])
+		}
+	}
+	h.candidates = kept
 }
 
 // weigh finds out which candidates are applied, and reports whether any is.
@@ -188,10 +224,10 @@ func (f *feeder) drop(n int) {
 	}
 }
 
-// over says whether more of the log cannot be deleted than may be.
-func (f *feeder) overLimit() bool {
+// overLimit says whether more of the log cannot be deleted than may be.
+func (f *feeder) overLimit() (over bool, limit int64) {
 	held, limit := f.log.Bytes()
-	return limit > 0 && held > limit
+	return limit > 0 && held > limit, limit
 }
 
 // declare moves the base to a candidate that the broker does not hold, if that
@@ -213,7 +249,11 @@ func (f *feeder) declare() {
 	if chosen == nil || !f.dropUpTo(chosen) {
 		return
 	}
-	f.a.log.Warn("raft log limit reached: this broker will need a copy of what it lacks, the others have it",
+	level := hclog.Debug // it goes on like this for as long as the broker is down
+	if now := time.Now(); now.Sub(f.declared) >= declaredAgain {
+		level, f.declared = hclog.Warn, now
+	}
+	f.a.log.Log(level, "raft log limit reached: this broker will need a copy of what it lacks, the others have it",
 		"group", f.id, "up-to-index", chosen.index, "broker-up", up)
 	f.a.count(PathDeclare)
 	f.trust(chosen)

@@ -5,12 +5,17 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
 	"lockstep/internal/watch"
 )
+
+// warnAgain lies at least between two warnings that a log is over its limit: at
+// the limit it may go to and fro several times a second.
+const warnAgain = time.Minute
 
 // keeper keeps a group's log bounded: it asks Raft for a snapshot whenever
 // enough was applied, or enough of the log could be cut, since the last one,
@@ -27,7 +32,9 @@ type keeper struct {
 	disk     *guardedLog
 	applied  atomic.Int64  // bytes since the last snapshot
 	due      chan struct{} // capacity 1
-	measured sync.Mutex    // held while full is set
+	measured sync.Mutex    // held while full is set; guards what was warned of
+	warned   bool
+	warnedAt time.Time
 	full     watch.Value[bool]
 	incoming atomic.Uint64 // index of a leader's snapshot that is on disk and not restored yet
 }
@@ -75,10 +82,12 @@ func (k *keeper) measure() {
 	was := k.full.Get()
 	// Not to and fro at the limit.
 	if full := held > limit || was && held > limit-limit/8; full != was {
-		if full {
+		if now := time.Now(); full && now.Sub(k.warnedAt) >= warnAgain {
+			k.warned, k.warnedAt = true, now
 			k.log.Warn("the raft log is over its limit: new records wait until the broker has what is committed on its disk",
 				"held", held, "limit", limit, "tail", k.machine.moved.Get())
-		} else {
+		} else if !full && k.warned {
+			k.warned = false
 			k.log.Info("the raft log is below its limit again", "held", held, "limit", limit)
 		}
 		k.full.Set(full)
