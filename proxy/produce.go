@@ -10,6 +10,7 @@ import (
 
 	"lockstep/internal/failpoint"
 	"lockstep/internal/mutant"
+	"lockstep/internal/poison"
 	"lockstep/kafkawire"
 )
 
@@ -158,6 +159,9 @@ func (p *producing) check(req *kmsg.ProduceRequest, now time.Time) []checkedBatc
 				continue
 			}
 			batch, refusal := kafkawire.CheckProduce(part.Records, p.r.c.srv.produceLimits(topic, p.r.h.Version, now.UnixMilli()))
+			if refusal != nil && poison.Accepts(part.Records) {
+				batch, refusal = part.Records, nil
+			}
 			if refusal != nil {
 				p.refuseBatch(at, refusal, t.Topic)
 				continue

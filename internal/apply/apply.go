@@ -101,6 +101,21 @@ var (
 	ErrCut = errors.New("batch was cut out of the log")
 )
 
+// CutError is the ErrCut that waiters get. What begins at Offset is the batch that
+// no broker took; Code is the local broker's Kafka error code for it, 0 if it is
+// not known any more.
+type CutError struct {
+	Offset  int64
+	Code    int16
+	Message string
+}
+
+// Error implements error.
+func (e *CutError) Error() string { return fmt.Sprintf("%v at offset %d", ErrCut, e.Offset) }
+
+// Unwrap returns ErrCut.
+func (e *CutError) Unwrap() error { return ErrCut }
+
 // Config of an Applier. Zero values of the sizes take the defaults.
 type Config struct {
 	Broker     Broker

@@ -51,7 +51,7 @@ func (w *world) refuse(tp fsm.TP, err *kerr.Error, count int) *kfake.FaultHandle
 }
 
 func TestBrokerRefusesForAMoment(t *testing.T) {
-	for _, err := range []*kerr.Error{kerr.NotEnoughReplicas, kerr.NotLeaderForPartition, kerr.NotEnoughReplicasAfterAppend, kerr.OutOfOrderSequenceNumber, kerr.DuplicateSequenceNumber} {
+	for _, err := range []*kerr.Error{kerr.NotEnoughReplicas, kerr.NotLeaderForPartition, kerr.NotEnoughReplicasAfterAppend, kerr.OutOfOrderSequenceNumber, kerr.DuplicateSequenceNumber, kerr.UnknownServerError} {
 		t.Run(err.Message, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, 1, nil)

@@ -155,15 +155,17 @@ func (l *lane) dropQueue(from int64) {
 }
 
 // cutFrom says that the entry at index took everything from offset on out of
-// the log again. Called by the feeder; it returns who waited for that.
-func (l *lane) cutFrom(offset int64, index uint64) []waiter {
+// the log again. Called by the feeder; it returns who waited for that, and what
+// to tell them.
+func (l *lane) cutFrom(offset int64, index uint64) (waiters []waiter, why *CutError) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	why = &CutError{Offset: offset}
 	if c := (cut{index, offset}); !slices.Contains(l.cuts, c) {
 		l.cuts = append(l.cuts, c)
 	}
 	if l.state == StateQuarantined || l.state == StateRebuilding || l.state == StateClosed {
-		return nil
+		return nil, why
 	}
 	if l.acked > offset && l.doom == "" {
 		l.doom = CauseDivergent.because("the broker holds the batch at offset %d, which was cut out of the log because no broker took it", offset)
@@ -174,10 +176,13 @@ func (l *lane) cutFrom(offset int64, index uint64) []waiter {
 		l.trim = &offset
 	}
 	if l.refused != nil && l.refused.Offset >= offset {
+		if l.refused.Offset == offset {
+			why.Code, why.Message = l.refused.Code, l.refused.Message
+		}
 		l.refused, l.again = nil, true // what came after the refused batch was not kept
 	}
 	l.order(errAgain)
-	return l.takeWaiters(func(w waiter) bool { return w.end > offset })
+	return l.takeWaiters(func(w waiter) bool { return w.end > offset }), why
 }
 
 // interrupt makes the lane begin anew at the newest base. Called by the feeder.

@@ -54,6 +54,12 @@ func (r *refusal) Error() string {
 	return fmt.Sprintf("the broker refused an append with error %d %s", r.code, r.message)
 }
 
+// maxUnexplained times in a row, over about four seconds, the broker may fail
+// with UNKNOWN_SERVER_ERROR at one batch before that is a refusal for good: it
+// is Kafka's answer to compressed records that cannot be decompressed, and to
+// any other exception.
+const maxUnexplained = 10
+
 // permanent refusals say something about the batch or the topic's settings,
 // not about the moment.
 func (r *refusal) permanent() bool {
@@ -63,6 +69,9 @@ func (r *refusal) permanent() bool {
 	}
 	return false
 }
+
+// unexplained refusals say nothing: the batch or the moment may be at fault.
+func (r *refusal) unexplained() bool { return r.code == -1 }
 
 func (r *refusal) sequence() bool { return r.code == 45 || r.code == 46 || r.code == 47 }
 
@@ -74,8 +83,28 @@ type pipe struct {
 	sent     int
 	last     *item // the newest item that is known to stand on the broker, without its bytes
 	refusals int   // of the sequence, or of an offset, in a row
-	adrift   bool  // nobody pushes: the next attach begins at the newest base
-	attached bool  // agreed with the broker once
+	mystery  mystery
+	adrift   bool // nobody pushes: the next attach begins at the newest base
+	attached bool // agreed with the broker once
+}
+
+// mystery is how often in a row the broker failed at one batch without a reason.
+type mystery struct {
+	index uint64
+	base  int64
+	times int
+}
+
+// forGood says whether the broker's refusal of an item is one for good.
+func (p *pipe) forGood(ref *refusal, it *item) bool {
+	if !ref.unexplained() {
+		return ref.permanent()
+	}
+	if m := &p.mystery; m.times == 0 || m.index != it.index || m.base != it.base {
+		*m = mystery{index: it.index, base: it.base}
+	}
+	p.mystery.times++
+	return p.mystery.times >= maxUnexplained
 }
 
 // run serves the partition until the lane is stopped.
@@ -311,10 +340,11 @@ func (p *pipe) answered(r broker.Result, at *attachment) error {
 	}
 	if r.Code != 0 {
 		ref := &refusal{code: r.Code, message: r.Message}
+		good := p.forGood(ref, &p.pending[0])
 		switch {
-		case ref.permanent() && p.pending[0].raw != nil:
+		case good && p.pending[0].raw != nil:
 			return CauseRefused.distrust("%v at offset %d: this broker cannot take what the others hold", ref, p.pending[0].base)
-		case ref.permanent():
+		case good:
 			p.park(ref)
 		case ref.sequence():
 			if p.refusals++; p.refusals >= maxSequenceRefusals {
@@ -334,7 +364,7 @@ func (p *pipe) answered(r broker.Result, at *attachment) error {
 	default:
 		return CauseBaseOffset.distrust("the broker put the batch committed at offset %d at offset %d", it.base, r.BaseOffset)
 	}
-	p.refusals = 0
+	p.refusals, p.mystery = 0, mystery{}
 	at.success = true
 	p.last = it.trace()
 	p.drop(it.end())

@@ -113,6 +113,33 @@ func TestRefusedBatchIsCut(t *testing.T) {
 	}
 }
 
+// Kafka has no reason to give for records that it cannot decompress: a batch that
+// is answered so again and again is refused like any other.
+func TestRefusedWithoutAReason(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1, nil)
+	w.open(1, 1, "a", 0)
+	w.send(tpA, 3)
+	w.settled()
+	h := w.refuse(tpA, kerr.UnknownServerError, -1)
+	at := w.end(tpA)
+	w.send(tpA, 3)
+	first, later := make(chan error, 1), make(chan error, 1)
+	w.applier.WhenVisible(tpA, at+1, func(err error) { first <- err })
+	w.applier.WhenVisible(tpA, w.end(tpA), func(err error) { later <- err })
+	r := w.refusedAt(tpA, at)
+	w.cutAt(r)
+	for _, ch := range []chan error{first, later} {
+		var cut *CutError
+		if err := <-ch; !errors.As(err, &cut) || cut.Offset != at || cut.Code != kerr.UnknownServerError.Code {
+			t.Errorf("told %v, want what the broker said of the batch at offset %d", err, at)
+		}
+	}
+	w.cured(tpA, func() { h.Remove() })
+	w.send(tpA, 2)
+	w.settled()
+}
+
 // A restart reads the refused batch before it comes to the cut. The broker would
 // take it by now, and must not be given it.
 func TestRefusedBatchIsReadAgain(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"lockstep/fsm"
+	"lockstep/internal/apply"
 	"lockstep/internal/failpoint"
 	"lockstep/internal/mutant"
 	"lockstep/internal/node"
@@ -20,12 +21,13 @@ import (
 
 // Kafka error codes that outcomes are told as.
 const (
-	codeTimedOut      = 7  // REQUEST_TIMED_OUT
-	codeNotLeader     = 6  // NOT_LEADER_OR_FOLLOWER
-	codeTooLarge      = 10 // MESSAGE_TOO_LARGE
-	codeUnknownTopic  = 3  // UNKNOWN_TOPIC_OR_PARTITION
-	codeInvalidRecord = 87 // INVALID_RECORD
-	codeNotController = 41 // NOT_CONTROLLER: admin clients look for the controller and try again
+	codeCorruptMessage = 2  // CORRUPT_MESSAGE
+	codeTimedOut       = 7  // REQUEST_TIMED_OUT
+	codeNotLeader      = 6  // NOT_LEADER_OR_FOLLOWER
+	codeTooLarge       = 10 // MESSAGE_TOO_LARGE
+	codeUnknownTopic   = 3  // UNKNOWN_TOPIC_OR_PARTITION
+	codeInvalidRecord  = 87 // INVALID_RECORD
+	codeNotController  = 41 // NOT_CONTROLLER: admin clients look for the controller and try again
 )
 
 // appending is one batch between its proposal and its answer.
@@ -116,6 +118,11 @@ func (c *Cluster) whenVisible(g *node.Group, tp fsm.TP, r *fsm.Result, a *append
 	base := r.BaseOffset
 	c.applier.WhenVisible(tp, r.EndOffset(), func(err error) {
 		c.visible.remove(g.ID, a)
+		var cut *apply.CutError
+		if errors.As(err, &cut) && cut.Offset == base && cut.Code != 0 {
+			a.fail(refusedForGood(cut.Code), "every broker refuses the batch: "+cut.Message)
+			return
+		}
 		if err != nil {
 			a.fail(codeNotLeader, err.Error())
 			return
@@ -125,6 +132,16 @@ func (c *Cluster) whenVisible(g *node.Group, tp fsm.TP, r *fsm.Result, a *append
 	if g.Leading.Get() == nil {
 		c.releaseStranded(g)
 	}
+}
+
+// refusedForGood is the error that a producer is told for a batch that every
+// broker refuses: what the broker said, unless clients would take that for an
+// accident on the way and send the batch again, to be cut again.
+func refusedForGood(code int16) int16 {
+	if code == codeCorruptMessage {
+		return codeInvalidRecord
+	}
+	return code
 }
 
 // releaseStranded sends clients on to the new leader if their batches are

@@ -233,3 +233,34 @@ func TestProducerIDHonoursItsContext(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+// The producer of a batch that every broker refuses is told what they said, and
+// nothing that makes it send the batch again; those of what was cut with it are.
+func TestProducerIsToldOfTheCut(t *testing.T) {
+	t.Parallel()
+	r := running(t, nil)
+	topic := r.create(r.members[1], "t", 1)
+	lead := r.leaderOf(topicGroup(topic, 0))
+	for i, c := range []struct{ said, first int16 }{{87, 87}, {32, 32}, {-1, -1}, {codeCorruptMessage, codeInvalidRecord}, {0, codeNotLeader}} {
+		lead.applier.mu.Lock()
+		lead.applier.held = true
+		lead.applier.mu.Unlock()
+		at := int64(2 * i)
+		first, later := make(chan proxy.AppendResult, 1), make(chan proxy.AppendResult, 1)
+		lead.cluster.Append(topic, 0, batch(-1, 0, "refused"), time.Now().Add(testWait), func(a proxy.AppendResult) { first <- a })
+		lead.cluster.Append(topic, 0, batch(-1, 0, "behind it"), time.Now().Add(testWait), func(a proxy.AppendResult) { later <- a })
+		for waiting := 0; waiting < 2; { // the callbacks follow the state machine
+			r.submit(lead.node, 0, fsm.KindAllocateProducers, fsm.AllocateProducers{Count: 1})
+			lead.applier.mu.Lock()
+			waiting = len(lead.applier.waiters)
+			lead.applier.mu.Unlock()
+		}
+		lead.applier.release(&apply.CutError{Offset: at, Code: c.said, Message: "why"})
+		if a := <-first; a.Code != c.first {
+			t.Errorf("brokers said %d, the producer is told %+v, want code %d", c.said, a, c.first)
+		}
+		if a := <-later; a.Code != codeNotLeader {
+			t.Errorf("brokers said %d, whoever follows is told %+v", c.said, a)
+		}
+	}
+}

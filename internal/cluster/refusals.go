@@ -74,7 +74,7 @@ func (c *Cluster) settleRefusal(ctx context.Context, r apply.Refusal) {
 		c.log.Warn("a batch that every broker refuses could not be cut out yet", "topic", r.Topic, "partition", r.TP.Partition, "offset", r.Offset, "error", err)
 		return
 	}
-	c.log.Warn("every broker refuses a committed batch: it is cut out of the log, and its producer is told to try again",
+	c.log.Warn("every broker refuses a committed batch: it is cut out of the log, and its producer is told so",
 		"topic", r.Topic, "partition", r.TP.Partition, "group", r.Group, "offset", r.Offset, "code", r.Code, "message", r.Message)
 }
 

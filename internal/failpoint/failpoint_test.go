@@ -57,7 +57,7 @@ func TestNormalBinaryKnowsNone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range []string{"LOCKSTEP_TEST_FAILPOINT", "LOCKSTEP_TEST_MUTANT", string(ProposeAfter), string(AppendAnswered)} {
+	for _, s := range []string{"LOCKSTEP_TEST_FAILPOINT", "LOCKSTEP_TEST_MUTANT", "lockstep.test.poison", string(ProposeAfter), string(AppendAnswered)} {
 		if strings.Contains(string(raw), s) {
 			t.Errorf("the normal binary holds %q", s)
 		}
