@@ -194,7 +194,12 @@ func (c *cluster) restartNode(id int) {
 // exit code say healthy.
 func (c *cluster) waitHealthy() {
 	c.t.Helper()
-	waitFor(c.t, "a healthy cluster", healthyWithin, func(ctx context.Context) error {
+	c.waitHealthyWithin(healthyWithin)
+}
+
+func (c *cluster) waitHealthyWithin(limit time.Duration) {
+	c.t.Helper()
+	waitFor(c.t, "a healthy cluster", limit, func(ctx context.Context) error {
 		for _, n := range c.nodes {
 			if !n.running() {
 				return fmt.Errorf("lockstep of node %d is not running", n.id)
