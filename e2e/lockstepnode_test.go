@@ -77,8 +77,9 @@ type program struct {
 
 var (
 	built = program{variable: "LOCKSTEP_BIN"}
-	// sabotaged can be killed at named places, and made to make mistakes.
-	sabotaged = program{variable: "LOCKSTEP_TEST_BIN", tags: "failpoints,mutants"}
+	// sabotaged can be killed at named places, be made to make mistakes, and
+	// takes marked batches unchecked.
+	sabotaged = program{variable: "LOCKSTEP_TEST_BIN", tags: "failpoints,mutants,poison"}
 )
 
 // lockstepBinary returns the binary under test; the first call builds it.

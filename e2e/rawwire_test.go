@@ -114,23 +114,33 @@ func (b batch) encode() []byte {
 // rawProduce sends one batch with acks=all and returns the base offset and the
 // Kafka error code of the answer.
 func rawProduce(ctx context.Context, addr, topic string, partition int32, b batch) (base int64, code int16, err error) {
+	base, code, _, err = rawProduceBytes(ctx, addr, topic, partition, b.encode(), 5*time.Second)
+	return base, code, err
+}
+
+// rawProduceBytes is rawProduce of bytes as they are; it returns the answer's
+// message too.
+func rawProduceBytes(ctx context.Context, addr, topic string, partition int32, records []byte, timeout time.Duration) (base int64, code int16, message string, err error) {
 	req := kmsg.NewPtrProduceRequest()
 	req.SetVersion(9)
-	req.Acks, req.TimeoutMillis = -1, 5000
+	req.Acks, req.TimeoutMillis = -1, int32(timeout.Milliseconds())
 	p := kmsg.NewProduceRequestTopicPartition()
-	p.Partition, p.Records = partition, b.encode()
+	p.Partition, p.Records = partition, records
 	tp := kmsg.NewProduceRequestTopic()
 	tp.Topic, tp.Partitions = topic, append(tp.Partitions, p)
 	req.Topics = append(req.Topics, tp)
 	resp, err := rawCall[*kmsg.ProduceResponse](ctx, addr, req)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, "", err
 	}
 	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
-		return 0, 0, errors.New("produce answer does not name the one partition asked for")
+		return 0, 0, "", errors.New("produce answer does not name the one partition asked for")
 	}
 	got := resp.Topics[0].Partitions[0]
-	return got.BaseOffset, got.ErrorCode, nil
+	if got.ErrorMessage != nil {
+		message = *got.ErrorMessage
+	}
+	return got.BaseOffset, got.ErrorCode, message, nil
 }
 
 // endOffset asks for the offset after the last record (ListOffsets, LATEST).
