@@ -348,7 +348,7 @@ func (c *Cluster) giveBack(ctx context.Context, topic uint64) error {
 // freeze notes that nothing can be done without an operator.
 func (c *Cluster) freeze(d apply.Damage, why string) {
 	if c.rebuilds.set(d.Topic, d.Name, StageFrozen, why) {
-		c.log.Error("a quarantined topic is left as it is: look at the other nodes' copies (lockstep verify), release the right ones, or rebuild by force",
+		c.log.Error("a quarantined topic is left as it is: look at the other nodes' copies (lockstep verify), and rebuild by force if one of them is right",
 			"topic", d.Name, "reason", why)
 	}
 }
