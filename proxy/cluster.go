@@ -15,7 +15,8 @@ import (
 // any other error is ours (shutdown, bug) and is answered with a retriable code.
 type Cluster interface {
 	// View returns the current picture of the cluster: immutable, never nil,
-	// one atomic load.
+	// cheap. What it says this node leads is true of now, also right after
+	// the process was suspended; a View from Changed may be older.
 	View() *View
 
 	// Changed returns a channel that is closed when a View newer than the

@@ -29,6 +29,7 @@ import (
 // fetching is one Fetch request.
 type fetching struct {
 	r     *request
+	view  *View // by which the partitions were judged
 	req   kafkawire.FetchRequest
 	parts []fetchPart // in the request's order
 
@@ -45,8 +46,8 @@ type fetchPart struct {
 }
 
 func handleFetch(r *request) error {
-	f := &fetching{r: r}
 	v := r.c.srv.cluster.View()
+	f := &fetching{r: r, view: v}
 	refused := 0
 	name := ""
 	req, err := kafkawire.PatchFetchRequest(r.h.Version, r.body, func(p kafkawire.FetchPartition) error {
@@ -104,6 +105,12 @@ func (s *Server) fetchShare() int32 {
 	return int32(min(max(share, minFetchBytes), maxFetchBytes))
 }
 
+// lostSince is lostBy with the view of now, if that is another than before.
+func (f *fetching) lostSince() bool {
+	v := f.r.c.srv.cluster.View()
+	return v != f.view && f.lostBy(v)
+}
+
 // lostBy says whether this node no longer leads all that it polls for.
 func (f *fetching) lostBy(v *View) bool {
 	for i := range f.parts {
@@ -114,8 +121,14 @@ func (f *fetching) lostBy(v *View) bool {
 	return false
 }
 
-// answerWhole passes the broker's answer on. It runs on the link's reader.
+// answerWhole passes the broker's answer on. It runs on the link's reader. An
+// answer that came when this node leads no longer, or is not sure of it after a
+// suspension, says nothing of the log's end.
 func (f *fetching) answerWhole(raw []byte, held *lease, err error) {
+	if err == nil && f.lostSince() {
+		held.release()
+		err = errLeadershipLost
+	}
 	if err != nil {
 		f.r.reply(f.failed(err))
 		return
@@ -183,6 +196,10 @@ func (f *fetching) askRest() error {
 	}
 	req.Topics, req.ForgottenTopics = topics, nil
 	ask(f.r, req, f.r.c.srv.cfg.Limits.UpstreamTimeout, func(resp *kmsg.FetchResponse, held *lease, err error) {
+		if err == nil && f.lostSince() {
+			held.release()
+			err = errLeadershipLost
+		}
 		if err != nil {
 			f.r.reply(f.failed(err))
 			return

@@ -57,6 +57,31 @@ func TestPollSeesAViewThatChangedBeforeIt(t *testing.T) {
 	}
 }
 
+// TestAnswerAfterADoubtIsNotGivenOn: the broker answers when this node is not
+// sure any more that it leads, which no view announces after a suspension.
+func TestAnswerAfterADoubtIsNotGivenOn(t *testing.T) {
+	f := newFixture(t, nil)
+	f.createTopic("orders", 1, nil)
+	c := f.dial()
+	req := fetchOf(longPoll, fetchPart{name: "orders"})
+	corr := c.send(req)
+	f.waitUpstream(1)
+	f.cluster.behave(func() {
+		doubtful := *f.cluster.view
+		topic := *doubtful.Topics["orders"]
+		topic.Partitions = []Partition{{Leader: -1}}
+		doubtful.Topics = map[string]*Topic{"orders": &topic}
+		f.cluster.view = &doubtful
+	})
+	if res := f.producer.append(appendCall{topic: "orders", batch: batchOf("a")}); res.Code != 0 { // ends the poll
+		t.Fatalf("append: code %d", res.Code)
+	}
+	got := fetched(receive[*kmsg.FetchResponse](c, corr, req))
+	if p := got[partitionKey{"orders", 0}]; p.ErrorCode != kerr.NotLeaderForPartition.Code || len(p.RecordBatches) != 0 {
+		t.Errorf("code %d, %d bytes", p.ErrorCode, len(p.RecordBatches))
+	}
+}
+
 // TestPollEndsWithItsConnection: who breaks the protocol behind a poll gets the
 // poll's answer at once, then the end.
 func TestPollEndsWithItsConnection(t *testing.T) {

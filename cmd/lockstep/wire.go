@@ -61,7 +61,8 @@ func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 		OthersTrusted: func(group uint32, index uint64) bool { return n.cluster.OthersTrusted(group, index) },
 		Logger:        log})
 	n.cluster = cluster.New(cluster.Config{
-		Self: cfg.Node.ID, ClusterID: cfg.Cluster.ID, Version: version, Peers: nodeCfg.Peers, Groups: nodeCfg.Groups,
+		Lease: cfg.Raft.LeaderLeaseTimeout,
+		Self:  cfg.Node.ID, ClusterID: cfg.Cluster.ID, Version: version, Peers: nodeCfg.Peers, Groups: nodeCfg.Groups,
 		MaxBatchBytes: int(cfg.Raft.MaxEntryBytes),
 		Broker:        n.broker.Report, BrokerChanged: n.broker.health.Changed, Recovery: n.recovery,
 		AutoRebuild:      cfg.Recovery.Rebuild == configs.RebuildAuto,

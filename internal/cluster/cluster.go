@@ -5,6 +5,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -62,10 +63,16 @@ type Config struct {
 	// order (recovery.rebuild: auto).
 	AutoRebuild bool
 
+	// Lease is raft.leader_lease_timeout: if this process stood still for
+	// half of it, what it leads is confirmed before it is served (default 400ms).
+	Lease time.Duration
+
 	UnreachableAfter time.Duration // a leader hands over when its broker is away for longer
 	RebalanceDelay   time.Duration // a leader returns home when its home was well for so long
 
 	Logger hclog.Logger
+
+	clock func() time.Time // time.Now, except in tests that suspend the process
 }
 
 // Cluster implements what the proxy asks of the node.
@@ -92,6 +99,7 @@ type Cluster struct {
 	ids      producerIDs
 	visible  visibility
 	rebuilds rebuilds
+	awake    awake
 }
 
 // New returns a Cluster that does nothing until Open. It registers its peer
@@ -101,6 +109,10 @@ func New(cfg Config, n *node.Node, a Applier) *Cluster {
 		boot: rand.Text(), roster: roster{news: make(map[int32]*Announcement)}, ids: newProducerIDs(), rebuilds: newRebuilds(),
 		visible: visibility{waiting: make(map[uint32]map[*appending]struct{})},
 		changed: make(chan struct{}, 1), dirty: make(chan struct{}, 1), mail: make(map[int32]chan []byte)}
+	c.awake.limit, c.awake.now = cmp.Or(cfg.Lease, defaultLease)/2, cfg.clock
+	if cfg.clock == nil {
+		c.awake.now = time.Now
+	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	for id := range cfg.Peers {
 		if id != cfg.Self {
@@ -122,6 +134,8 @@ func (c *Cluster) Open() {
 	for _, g := range c.node.Groups() {
 		c.run(func() { c.watchGroup(c.ctx, g) })
 	}
+	c.awake.begin()
+	c.run(func() { c.watchAwake(c.ctx) })
 	c.run(func() { c.watchBroker(c.ctx) })
 	c.run(func() { c.watchApplier(c.ctx) })
 	c.run(func() { c.announce(c.ctx) })
@@ -232,10 +246,12 @@ func (c *Cluster) show(ctx context.Context) {
 	expiry := time.NewTimer(lease)
 	defer expiry.Stop()
 	for {
+		settled := c.awake.settled()
 		s := c.build()
 		if !s.same(c.view.Get()) {
 			c.view.Set(s)
 		}
+		c.awake.lift(settled)
 		if !s.expires.IsZero() {
 			expiry.Reset(time.Until(s.expires) + time.Millisecond)
 		}

@@ -201,6 +201,9 @@ func (c *Cluster) EndOffset(ctx context.Context, topic *proxy.Topic, partition i
 	if g == nil {
 		return 0, &proxy.KafkaError{Code: codeUnknownTopic}
 	}
+	if !c.awake.believed() {
+		return 0, &proxy.KafkaError{Code: codeNotLeader, Message: "this process was suspended, and it is not confirmed yet that it leads"}
+	}
 	if verify {
 		if err := g.VerifyLeader(ctx); err != nil {
 			return 0, &proxy.KafkaError{Code: codeNotLeader, Message: err.Error()}

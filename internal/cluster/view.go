@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"lockstep/fsm"
@@ -21,6 +22,9 @@ type snapshot struct {
 	catalog uint64              // version of the catalog it was built from
 	leaders []int32             // by group: the leader that clients can trust, -1 if none
 	expires time.Time           // when the first announcement in it does
+
+	doubtOnce sync.Once // guards doubt
+	doubt     *proxy.View
 }
 
 // same says whether clients would see no difference.
@@ -28,8 +32,15 @@ func (s *snapshot) same(old *snapshot) bool {
 	return old != nil && s.catalog == old.catalog && slices.Equal(s.leaders, old.leaders) && reflect.DeepEqual(s.view, old.view)
 }
 
-// View implements proxy.Cluster.
-func (c *Cluster) View() *proxy.View { return c.view.Get().view }
+// View implements proxy.Cluster. After a suspension of this process it names
+// this node as no partition's leader until a majority has confirmed that.
+func (c *Cluster) View() *proxy.View {
+	s := c.view.Get()
+	if !c.awake.believed() {
+		return s.doubtful()
+	}
+	return s.view
+}
 
 // Changed implements proxy.Cluster.
 func (c *Cluster) Changed() (*proxy.View, <-chan struct{}) {

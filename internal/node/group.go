@@ -153,6 +153,59 @@ func (g *Group) VerifyLeader(ctx context.Context) error {
 	}
 }
 
+// confirmBackOff is the pause before a majority is asked again after an answer
+// that said nothing (leadership is being handed over).
+const confirmBackOff = 20 * time.Millisecond
+
+// Confirm returns nil when a majority has confirmed, after the call, that this
+// node leads the group, or when Leading says no more that it does. It commits
+// an entry of Raft's own: what answers a heartbeat may have been sent before the
+// call, and lain in a socket while this process was suspended.
+func (g *Group) Confirm(ctx context.Context) error {
+	for {
+		r := g.Raft()
+		if r == nil {
+			return nil
+		}
+		if r.State() != raft.Leader {
+			return g.outOfOffice(ctx)
+		}
+		answered := make(chan error, 1)
+		go func() { answered <- r.Barrier(0).Error() }()
+		select {
+		case err := <-answered:
+			if err == nil {
+				return nil
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("confirm the leadership of group %d: %w", g.ID, context.Cause(ctx))
+		}
+		again := time.NewTimer(confirmBackOff)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return fmt.Errorf("confirm the leadership of group %d: %w", g.ID, context.Cause(ctx))
+		}
+	}
+}
+
+// outOfOffice waits until Leading does not show the office that Raft has left.
+func (g *Group) outOfOffice(ctx context.Context) error {
+	g.mu.Lock() // who takes office looks at Raft's state and tells it under this lock
+	l, changed := g.Leading.Changed()
+	g.mu.Unlock()
+	if l == nil {
+		return nil
+	}
+	select {
+	case <-changed:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("leave office in group %d: %w", g.ID, context.Cause(ctx))
+	}
+}
+
 func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
 	c := raft.DefaultConfig()
 	cfg := g.n.cfg
