@@ -78,11 +78,6 @@ type session struct {
 
 type span struct{ from, to int64 } // to is exclusive
 
-// wakesWithin is how long a leader that was suspended may take to notice that
-// it was deposed meanwhile. What it says of the log's end until then is counted
-// apart.
-const wakesWithin = 500 * time.Millisecond
-
 type fault struct {
 	at, lasts time.Duration
 	kind      string
@@ -104,9 +99,8 @@ type Checker struct {
 	producers map[string]*producer
 	parts     map[tp]*part
 	sessions  map[string]map[tp]*session
-	asked     map[string]map[tp]int64  // by reader: what was acknowledged when it asked
-	resumed   map[string]time.Duration // by reader: when who answers it went on
-	marks     map[string]map[tp]int64  // by life of a node: the highest watermark
+	asked     map[string]map[tp]int64 // by reader: what was acknowledged when it asked
+	marks     map[string]map[tp]int64 // by life of a node: the highest watermark
 	expects   []Event
 	faults    map[int]*fault
 	leaders   []time.Duration // when a leader changed
@@ -117,7 +111,7 @@ type Checker struct {
 func New(need Need) *Checker {
 	return &Checker{need: need, producers: make(map[string]*producer), parts: make(map[tp]*part),
 		sessions: make(map[string]map[tp]*session), asked: make(map[string]map[tp]int64),
-		marks: make(map[string]map[tp]int64), resumed: make(map[string]time.Duration), faults: make(map[int]*fault)}
+		marks: make(map[string]map[tp]int64), faults: make(map[int]*fault)}
 }
 
 func (c *Checker) part(k tp) *part {
@@ -153,15 +147,11 @@ func (c *Checker) Add(e Event) {
 	case Ask:
 		nested(c.asked, e.By)[k] = c.part(k).maxAcked
 	case Resume:
-		c.resumed[e.By] = e.At
+		// For who reads the history. What is said after it is held to the
+		// same as everything else.
 	case End:
 		seen, ok := c.asked[e.By][k]
-		at, resumed := c.resumed[e.By]
-		switch {
-		case !ok || e.Offset > seen:
-		case resumed && e.At-at < wakesWithin:
-			c.r.Counts.StaleAwake++
-		default:
+		if ok && e.Offset <= seen {
 			c.r.add("stale", "%s was told that %s/%d ends at %d, when %d had been acknowledged before it asked", e.By, k.topic, k.partition, e.Offset, seen)
 		}
 	case Watch:

@@ -219,7 +219,7 @@ var planted = []struct {
 			Event{Kind: End, By: "n2", Topic: topic, Offset: 3, At: time.Second})
 		s.end(four)
 	}},
-	{"the same, just after a pause", "", func(s *story) {
+	{"the same, just after a pause", "stale", func(s *story) {
 		s.add(Event{Kind: Resume, By: "n2", Topic: topic, At: time.Second}, Event{Kind: Ask, By: "n2", Topic: topic, At: time.Second},
 			Event{Kind: End, By: "n2", Topic: topic, Offset: 3, At: time.Second})
 		s.end(four)

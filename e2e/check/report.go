@@ -33,7 +33,6 @@ type Counts struct {
 	Polled, Stored             int            // records given to consumers, read from brokers
 	Faults                     map[string]int // by kind
 	LeaderChanges              int
-	StaleAwake                 int // stale answers of a node that had just been suspended
 }
 
 const linesPerKind = 5
@@ -78,9 +77,6 @@ func (r *Report) String() string {
 	c := r.Counts
 	fmt.Fprintf(&b, "records: %d sent, %d acknowledged, %d refused, %d open; %d polled, %d read from brokers; %d leader changes\n",
 		c.Sent, c.Acked, c.Refused, c.Open, c.Polled, c.Stored, c.LeaderChanges)
-	if c.StaleAwake > 0 {
-		fmt.Fprintf(&b, "stale just after a pause: %d\n", c.StaleAwake)
-	}
 	for _, k := range slices.Sorted(maps.Keys(c.Faults)) {
 		fmt.Fprintf(&b, "fault %s: %d\n", k, c.Faults[k])
 	}
