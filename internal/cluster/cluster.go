@@ -179,13 +179,13 @@ func (c *Cluster) watchGroup(ctx context.Context, g *node.Group) {
 		_, otherLeader := g.Leader.Changed()
 		_, shape := g.ShapeChanged().Changed()
 		_, catalog := g.CatalogChanged().Changed()
+		if leading == nil { // lost before the channel was taken, maybe
+			c.releaseStranded(g)
+		}
 		select {
 		case <-tookOffice:
 			c.tell()
-			switch l := g.Leading.Get(); {
-			case l == nil:
-				c.releaseStranded(g)
-			case l != leading:
+			if l := g.Leading.Get(); l != nil && l != leading {
 				c.whenServable(l)
 			}
 		case <-otherLeader:
