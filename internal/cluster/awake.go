@@ -139,7 +139,7 @@ func (c *Cluster) confirmOffices(ctx context.Context) error {
 
 func (c *Cluster) watchAwake(ctx context.Context) {
 	c.awake.run(ctx, c.confirmOffices, func(slept time.Duration) {
-		c.log.Warn("this process was suspended; it serves no reads until a majority confirms what it leads",
+		c.log.Warn("this process stood still (stopped, or without CPU); it serves no reads until a majority confirms what it leads",
 			"for", slept.Round(time.Millisecond).String(), "limit", c.awake.limit.String())
 	}, c.poke)
 }
