@@ -130,7 +130,7 @@ func TestBetterPlace(t *testing.T) {
 		{"quarantine here", up, quarantines, nil, quarantines, 2, well},
 		{"quarantine everywhere", up, quarantines, quarantines, quarantines, 0, well},
 		{"quarantine here, others lag", up, quarantines, lags, lags, 0, well},
-		{"quarantine here, the other just came", up, quarantines, nil, lags, 0, map[int32]time.Time{2: time.Now()}},
+		{"quarantine here, the other just came", up, quarantines, nil, lags, 0, map[int32]time.Time{2: time.Now().Add(time.Minute)}},
 		{"two here, one there", up, lacking(2), quarantines, lacking(3), 2, well},
 		{"one here, two there", up, quarantines, lacking(2), lacking(2), 0, well},
 		{"copying here", up, copies, nil, quarantines, 2, well},
