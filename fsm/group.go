@@ -28,6 +28,7 @@ const (
 
 // Result is the outcome of one command, the same on every node.
 type Result struct {
+	At      Place // of the command
 	Kind    Kind
 	Verdict Verdict
 	Code    int16  // Kafka error code if Rejected
@@ -49,6 +50,18 @@ type Result struct {
 
 	Topic  uint64 // KindCreateTopic: the new topic's id
 	FirstN int64  // KindAllocateProducers: first id of the block
+}
+
+// Place is where a command stands in a group's log: the Nth, from 0, of the entry
+// at Index.
+type Place struct {
+	Index uint64
+	Nth   int
+}
+
+// Before says whether p comes before o in the log.
+func (p Place) Before(o Place) bool {
+	return p.Index < o.Index || p.Index == o.Index && p.Nth < o.Nth
 }
 
 // EndOffset is the first offset after the batch (Appended, Duplicate).
@@ -124,7 +137,7 @@ func (g *Group) Apply(index uint64, data []byte) ([]Result, error) {
 	results := make([]Result, 0, len(cmds))
 	for i, c := range cmds {
 		r := g.apply(decoded[i])
-		r.Kind = c.Kind
+		r.At, r.Kind = Place{Index: index, Nth: i}, c.Kind
 		results = append(results, r)
 	}
 	return results, nil

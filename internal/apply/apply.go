@@ -294,8 +294,20 @@ func (a *Applier) Ready(tp fsm.TP, required int64) bool {
 // A partition that this node's feeders have not come to yet is waited for. fn
 // may be called from this goroutine or another, and must not block.
 func (a *Applier) WhenVisible(tp fsm.TP, end int64, fn func(error)) {
+	a.await(tp, waiter{end: end, fn: fn})
+}
+
+// WhenBatchVisible is WhenVisible for the batch that ends at end and whose command
+// stands at a place of the group's log: fn gets a CutError if it was cut out of
+// the log, also if another batch was committed at its offsets since.
+func (a *Applier) WhenBatchVisible(tp fsm.TP, end int64, at fsm.Place, fn func(error)) {
+	a.await(tp, waiter{end, at, fn})
+}
+
+func (a *Applier) await(tp fsm.TP, w waiter) {
+	fn := w.fn
 	if l := a.lane(tp); l != nil {
-		l.whenVisible(end, fn)
+		l.whenVisible(w)
 		return
 	}
 	a.mu.RLock()
@@ -321,7 +333,7 @@ func (a *Applier) WhenVisible(tp fsm.TP, end int64, fn func(error)) {
 			}
 		}
 		if l := a.lane(tp); l != nil {
-			l.whenVisible(end, fn)
+			l.whenVisible(w)
 		} else {
 			fn(ErrNotOpen)
 		}

@@ -12,11 +12,14 @@ import (
 	"lockstep/fsm"
 )
 
-// cut took everything from Offset on, of entries before Index, out of the log.
+// cut took everything from Offset on, of what stands before it, out of the log.
 type cut struct {
 	Index  uint64 `json:"index"`
 	Offset int64  `json:"offset"`
+	Nth    int    `json:"nth,omitempty"` // of the entry's commands
 }
+
+func (c cut) place() fsm.Place { return fsm.Place{Index: c.Index, Nth: c.Nth} }
 
 var cutsBucket = []byte("cuts")
 

@@ -154,14 +154,15 @@ func (l *lane) dropQueue(from int64) {
 	l.queue = l.queue[:n]
 }
 
-// cutFrom says that the entry at index took everything from offset on out of
-// the log again. Called by the feeder; it returns who waited for that, and what
+// cutFrom says that c took everything from its offset on out of the log again.
+// Called by the feeder; it returns who waited for that, and what
 // to tell them.
-func (l *lane) cutFrom(offset int64, index uint64) (waiters []waiter, why *CutError) {
+func (l *lane) cutFrom(c cut) (waiters []waiter, why *CutError) {
+	offset := c.Offset
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	why = &CutError{Offset: offset}
-	if c := (cut{index, offset}); !slices.Contains(l.cuts, c) {
+	if !slices.Contains(l.cuts, c) {
 		l.cuts = append(l.cuts, c)
 	}
 	if l.state == StateQuarantined || l.state == StateRebuilding || l.state == StateClosed {
@@ -182,7 +183,7 @@ func (l *lane) cutFrom(offset int64, index uint64) (waiters []waiter, why *CutEr
 		l.refused, l.again = nil, true // what came after the refused batch was not kept
 	}
 	l.order(errAgain)
-	return l.takeWaiters(func(w waiter) bool { return w.end > offset }), why
+	return l.takeWaiters(func(w waiter) bool { return w.cutBy(c) }), why
 }
 
 // interrupt makes the lane begin anew at the newest base. Called by the feeder.

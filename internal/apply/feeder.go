@@ -231,11 +231,12 @@ func (f *feeder) cut(index uint64, r *fsm.Result) {
 	if l == nil {
 		return
 	}
-	waiters, why := l.cutFrom(r.BaseOffset, index)
+	c := cut{Index: index, Offset: r.BaseOffset, Nth: r.At.Nth}
+	waiters, why := l.cutFrom(c)
 	f.a.log.Warn("a batch that no broker takes was cut out of the log, with what followed it: its producer is told so, those of what followed to try again",
 		"topic", l.name, "partition", r.TP.Partition, "group", f.id, "offset", r.BaseOffset)
 	f.a.count(PathCut)
-	tp, c := r.TP, cut{Index: index, Offset: r.BaseOffset}
+	tp := r.TP
 	f.due = append(f.due, func() {
 		if err := f.a.cuts.add(tp, c, f.baseIndex.Load()); err != nil {
 			f.a.log.Error("cannot write down a cut: look at the disk of data_dir", "error", err)

@@ -2,6 +2,7 @@ package apply
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -31,8 +32,13 @@ const (
 
 type waiter struct {
 	end int64
+	at  fsm.Place // of the batch that ends there; zero if any will do
 	fn  func(error)
 }
+
+// cutBy says whether c took what is waited for out of the log. What stands behind
+// c in the log is at its offsets by right.
+func (w *waiter) cutBy(c cut) bool { return w.end > c.Offset && w.at.Before(c.place()) }
 
 // lane takes one partition's batches to the broker. Its goroutine runs the
 // pipe; the feeder pushes; anybody may ask.
@@ -194,7 +200,7 @@ func (l *lane) unblock() {
 	}
 }
 
-func (l *lane) whenVisible(end int64, fn func(error)) {
+func (l *lane) whenVisible(w waiter) {
 	l.mu.Lock()
 	var err error
 	switch {
@@ -202,13 +208,16 @@ func (l *lane) whenVisible(end int64, fn func(error)) {
 		err = ErrClosed
 	case l.state == StateQuarantined || l.state == StateRebuilding:
 		err = ErrQuarantined
-	case l.acked < end || !l.serves():
-		l.waiters = append(l.waiters, waiter{end, fn})
+	case w.at != (fsm.Place{}) && slices.ContainsFunc(l.cuts, w.cutBy):
+		// Another batch may stand at its offsets by now.
+		err = &CutError{Offset: l.cuts[slices.IndexFunc(l.cuts, w.cutBy)].Offset}
+	case l.acked < w.end || !l.serves():
+		l.waiters = append(l.waiters, w)
 		l.mu.Unlock()
 		return
 	}
 	l.mu.Unlock()
-	fn(err)
+	w.fn(err)
 }
 
 func (l *lane) ready(required int64) bool {

@@ -81,7 +81,7 @@ func (s *scrubber) settle(ctx context.Context, l *lane) {
 	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 	defer cancel()
 	done := make(chan struct{})
-	l.whenVisible(want.next, func(error) { close(done) })
+	l.whenVisible(waiter{end: want.next, fn: func(error) { close(done) }})
 	select {
 	case <-done:
 	case <-ctx.Done():

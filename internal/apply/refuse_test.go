@@ -207,6 +207,44 @@ func TestCutAmongAppends(t *testing.T) {
 	w.settled()
 }
 
+// Who asks for a batch that was cut is told so, however late and whatever stands
+// at its offsets by then; who asks for what stands there by right gets it, also
+// before the cut is dealt out and from the cut's own entry.
+func TestLateAskerOfACutBatch(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1, nil)
+	w.open(1, 1, "a", 0)
+	r, cure := w.poison(tpA, 0)
+	gone := fsm.Result{At: fsm.Place{Index: r.Index}, BaseOffset: r.Offset, Count: 1}
+	// These ask for what is about to be committed: a cut, then a batch at the
+	// same offset.
+	next, cut := w.heads[1].Index+1, make(chan error, 1)
+	stands := make(chan error, 2)
+	w.applier.WhenBatchVisible(tpA, r.Offset+1, gone.At, func(err error) { cut <- err })
+	w.applier.WhenBatchVisible(tpA, r.Offset+1, fsm.Place{Index: next, Nth: 1}, func(err error) { stands <- err })
+	res := w.commit(1, fsm.Control(fsm.KindCut, fsm.Cut{TP: tpA, Index: r.Index, Offset: r.Offset, Hash: r.Hash, Sequence: r.Sequence}),
+		w.appendCmd(tpA, 3, 10))
+	if res[0].Verdict != fsm.Done || res[1].BaseOffset != r.Offset || res[1].At != (fsm.Place{Index: next, Nth: 1}) {
+		t.Fatalf("verdicts: %+v", res)
+	}
+	if err := <-cut; !errors.Is(err, ErrCut) {
+		t.Errorf("an early asker got %v", err)
+	}
+	w.cured(tpA, cure)
+	w.settled()
+	if err := <-stands; err != nil {
+		t.Errorf("who asked for what stands got %v", err)
+	}
+	w.applier.WhenBatchVisible(tpA, r.Offset+1, gone.At, func(err error) { cut <- err })
+	if err := <-cut; !errors.Is(err, ErrCut) {
+		t.Errorf("a late asker got %v", err)
+	}
+	w.applier.WhenBatchVisible(tpA, res[1].EndOffset(), res[1].At, func(err error) { stands <- err })
+	if err := <-stands; err != nil {
+		t.Errorf("who asked late for what stands got %v", err)
+	}
+}
+
 // One batch after the other may be refused, also the first of a partition.
 func TestCutTwice(t *testing.T) {
 	t.Parallel()

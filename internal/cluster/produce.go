@@ -116,7 +116,7 @@ func patience(batch []byte, deadline time.Time) time.Duration {
 func (c *Cluster) whenVisible(g *node.Group, tp fsm.TP, r *fsm.Result, a *appending) {
 	c.visible.add(g.ID, a)
 	base := r.BaseOffset
-	c.applier.WhenVisible(tp, r.EndOffset(), func(err error) {
+	c.applier.WhenBatchVisible(tp, r.EndOffset(), r.At, func(err error) {
 		c.visible.remove(g.ID, a)
 		var cut *apply.CutError
 		if errors.As(err, &cut) && cut.Offset == base && cut.Code != 0 {

@@ -83,6 +83,10 @@ func (a *fakeApplier) WhenVisible(_ fsm.TP, _ int64, fn func(error)) {
 	fn(nil)
 }
 
+func (a *fakeApplier) WhenBatchVisible(tp fsm.TP, end int64, _ fsm.Place, fn func(error)) {
+	a.WhenVisible(tp, end, fn)
+}
+
 // release makes visible what was held, or ends it with err.
 func (a *fakeApplier) release(err error) {
 	a.mu.Lock()
