@@ -71,7 +71,9 @@ func (r *refusal) permanent() bool {
 }
 
 // unexplained refusals say nothing: the batch or the moment may be at fault.
-func (r *refusal) unexplained() bool { return r.code == -1 }
+func (r *refusal) unexplained() bool { return r.code == codeUnknownServerError }
+
+const codeUnknownServerError = -1 // UNKNOWN_SERVER_ERROR
 
 func (r *refusal) sequence() bool { return r.code == 45 || r.code == 46 || r.code == 47 }
 
@@ -98,6 +100,7 @@ type mystery struct {
 // forGood says whether the broker's refusal of an item is one for good.
 func (p *pipe) forGood(ref *refusal, it *item) bool {
 	if !ref.unexplained() {
+		p.mystery = mystery{}
 		return ref.permanent()
 	}
 	if m := &p.mystery; m.times == 0 || m.index != it.index || m.base != it.base {
@@ -336,6 +339,7 @@ func (p *pipe) fenced(at *attachment, now time.Time) bool {
 func (p *pipe) answered(r broker.Result, at *attachment) error {
 	p.sent--
 	if r.Err != nil {
+		p.mystery = mystery{}
 		return fmt.Errorf("%w: append: %w", errLost, r.Err)
 	}
 	if r.Code != 0 {

@@ -3,6 +3,7 @@ package apply
 import (
 	"errors"
 	"fmt"
+	"io"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -138,6 +139,37 @@ func TestRefusedWithoutAReason(t *testing.T) {
 	w.cured(tpA, func() { h.Remove() })
 	w.send(tpA, 2)
 	w.settled()
+}
+
+// Failures without a reason count in a row: a lost connection, or a reason, ends
+// it, and another batch begins anew.
+func TestFailuresWithoutAReasonInARow(t *testing.T) {
+	t.Parallel()
+	other := &refusal{code: kerr.NotLeaderForPartition.Code}
+	mystery := &refusal{code: kerr.UnknownServerError.Code}
+	for name, end := range map[string]func(*pipe){
+		"connection lost": func(p *pipe) {
+			p.sent = 1
+			if err := p.answered(broker.Result{Err: io.ErrUnexpectedEOF}, nil); !errors.Is(err, errLost) {
+				t.Errorf("a lost connection is %v", err)
+			}
+		},
+		"a reason":      func(p *pipe) { p.forGood(other, &p.pending[0]) },
+		"another batch": func(p *pipe) { p.pending[0].base++ },
+	} {
+		p := &pipe{pending: []item{{index: 1, base: 7}}}
+		for i := range 2*maxUnexplained - 2 {
+			if i == maxUnexplained-1 {
+				end(p)
+			}
+			if p.forGood(mystery, &p.pending[0]) {
+				t.Errorf("%s: for good after %d failures", name, i+1)
+			}
+		}
+		if !p.forGood(mystery, &p.pending[0]) {
+			t.Errorf("%s: not for good after %d in a row", name, maxUnexplained)
+		}
+	}
 }
 
 // A restart reads the refused batch before it comes to the cut. The broker would

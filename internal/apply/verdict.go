@@ -156,6 +156,10 @@ func (r *Refusal) String() string {
 	return fmt.Sprintf("the broker refuses the batch at offset %d with error %d %s", r.Offset, r.Code, r.Message)
 }
 
+// Unexplained says that the broker gave no reason: it may be the broker's own
+// trouble, and the batch is tried again and again.
+func (r *Refusal) Unexplained() bool { return r.Code == codeUnknownServerError }
+
 // park keeps the refused batch alone, to be tried again, and takes the lane off
 // the feed: what follows may be cut out of the log with it.
 func (p *pipe) park(ref *refusal) {

@@ -231,6 +231,12 @@ func TestRebuildLeavesOthersTopics(t *testing.T) {
 // refused makes nodes refuse the batch at offset 0 of topic t, partition 0.
 func refused(t *testing.T, r *rig, say map[int32]string) (tp fsm.TP, group uint32, index uint64) {
 	t.Helper()
+	return refusedWith(t, r, 87, say)
+}
+
+// refusedWith is refused with another error code.
+func refusedWith(t *testing.T, r *rig, code int16, say map[int32]string) (tp fsm.TP, group uint32, index uint64) {
+	t.Helper()
 	topic := r.create(r.members[1], "t", 3)
 	tp = fsm.TP{Topic: topic.ID}
 	group = r.members[1].cluster.groupOf(topic.ID, 0).ID
@@ -251,7 +257,7 @@ func refused(t *testing.T, r *rig, say map[int32]string) (tp fsm.TP, group uint3
 		m.applier.edit(func() {
 			m.applier.stands = say[id]
 			if say[id] == apply.StandsRefused {
-				m.applier.refusals = []apply.Refusal{{Group: group, TP: tp, Topic: "t", Index: index, Code: 87}}
+				m.applier.refusals = []apply.Refusal{{Group: group, TP: tp, Topic: "t", Index: index, Code: code}}
 			}
 		})
 	}
@@ -311,6 +317,20 @@ func TestRefusedBySomeIsNotCut(t *testing.T) {
 				a.mu.Lock()
 				defer a.mu.Unlock()
 				return len(a.guilty) == 1 && strings.Contains(a.guilty[0], "the broker of node 2 holds it")
+			})
+		}
+		stays(t, r, tp, group)
+	})
+	t.Run("one holds it, the others fail without a reason", func(t *testing.T) {
+		t.Parallel()
+		r := running(t, nil)
+		tp, group, _ := refusedWith(t, r, -1, with(2, apply.StandsHeld))
+		settled()
+		for id, m := range r.members {
+			m.applier.edit(func() {
+				if len(m.applier.guilty) > 0 {
+					t.Errorf("node %d gives up its copy: %v", id, m.applier.guilty)
+				}
 			})
 		}
 		stays(t, r, tp, group)

@@ -51,6 +51,10 @@ func (c *Cluster) refusalLoop(ctx context.Context) {
 func (c *Cluster) settleRefusal(ctx context.Context, r apply.Refusal) {
 	q := standsQuery{TP: r.TP, Offset: r.Offset}
 	switch holder, all := c.survey(ctx, q); {
+	case holder != 0 && r.Unexplained():
+		// Its broker may be in a bad state as a whole, and others at the same
+		// time: no copy is given up for that. It is tried again meanwhile.
+		return
 	case holder != 0:
 		c.applier.QuarantineRefused(r.TP, fmt.Sprintf("offset %d: %s, and the broker of node %d holds it", r.Offset, r.String(), holder))
 		return
