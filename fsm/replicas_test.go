@@ -37,7 +37,7 @@ func replicasAgree(t *testing.T, rnd *rand.Rand, done map[Kind]int) map[Verdict]
 	gen := &generator{rnd: rnd, state: a, last: make(map[TP]batchSpec), log: make(map[TP][]placedAt)}
 	only := make(map[TP]*Group)
 	counts := make(map[Verdict]int)
-	for index := uint64(1); index <= 500; index++ {
+	for index := uint64(1); index <= 600; index++ {
 		if rnd.Intn(20) == 0 { // Raft's own
 			continue
 		}
@@ -190,7 +190,7 @@ func (g *generator) catalogCommand(topic uint64) Command {
 		topic += c.nextTopic - 4
 	}
 	node := int32(1 + g.rnd.Intn(3))
-	switch g.rnd.Intn(13) {
+	switch g.rnd.Intn(14) {
 	case 0:
 		return Control(KindDeleteTopic, DeleteTopic{Topic: topic})
 	case 1:
@@ -205,7 +205,7 @@ func (g *generator) catalogCommand(topic uint64) Command {
 		return Control(KindEndRebuild, EndRebuild{Topic: topic, Node: node})
 	case 6:
 		return Control(KindAssignCoordinators, AssignCoordinators{Slots: []SlotAssignment{{Slot: g.rnd.Intn(CoordinatorSlots), Node: node}}})
-	case 9, 10, 11, 12:
+	case 9, 10, 11, 12, 13:
 		return g.offsetsCommand(topic)
 	case 7:
 		return Control(KindRegisterNode, RegisterNode{Node: CatalogNode{ID: node, Incarnation: "i", Rack: fmt.Sprint(g.rnd.Intn(3))}})
@@ -230,7 +230,7 @@ func (g *generator) offsetsCommand(topic uint64) Command {
 		}
 	}
 	tp := TP{topic, int32(g.rnd.Intn(4))}
-	switch g.rnd.Intn(10) {
+	switch g.rnd.Intn(8) {
 	case 0, 4:
 		return Control(KindDeleteGroup, DeleteGroup{Group: []byte(name), Slot: slot, Epoch: epoch})
 	case 1, 5:

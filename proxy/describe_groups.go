@@ -1,9 +1,25 @@
 package proxy
 
-import "github.com/twmb/franz-go/pkg/kmsg"
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
 
 // DescribeGroups 0 to 5. The groups that this node coordinates are asked of its
-// broker; the others are answered NOT_COORDINATOR.
+// broker; the others are answered NOT_COORDINATOR. A group that the broker says
+// is dead, and that has committed offsets, is empty: nobody has joined it here.
+
+// States of a group, in Kafka's words.
+const (
+	groupDead    = "Dead"
+	groupEmpty   = "Empty"
+	groupClassic = "classic"
+)
+
+// consumerProtocol is the protocol type of consumers. What other types of
+// groups commit is not known of groups that are in the catalog alone.
+const consumerProtocol = "consumer"
 
 func handleDescribeGroups(r *request) error {
 	req, err := parse[*kmsg.DescribeGroupsRequest](r)
@@ -37,8 +53,36 @@ func handleDescribeGroups(r *request) error {
 			r.reply(resp)
 			return
 		}
-		resp.Groups = append(resp.Groups, got.Groups...)
-		r.replyHolding(resp, held)
+		r.apart(func(ctx context.Context) {
+			r.reviveGroups(ctx, got.Groups)
+			resp.Groups = append(resp.Groups, got.Groups...)
+			r.replyHolding(resp, held)
+		})
 	})
 	return nil
+}
+
+// reviveGroups makes the groups empty that the broker does not know and the
+// catalog does.
+func (r *request) reviveGroups(ctx context.Context, groups []kmsg.DescribeGroupsResponseGroup) {
+	var dead []string
+	for _, g := range groups {
+		if g.ErrorCode == 0 && g.State == groupDead {
+			dead = append(dead, g.Group)
+		}
+	}
+	if len(dead) == 0 {
+		return
+	}
+	committed, err := r.c.srv.cluster.Committed(ctx, dead)
+	for i := range groups {
+		g := &groups[i]
+		switch _, known := committed[g.Group]; {
+		case g.ErrorCode != 0 || g.State != groupDead:
+		case err != nil:
+			g.ErrorCode = catalogCode(err)
+		case known:
+			g.State, g.ProtocolType = groupEmpty, consumerProtocol
+		}
+	}
 }

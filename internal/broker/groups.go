@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -34,6 +35,96 @@ func (a *Admin) PrepareGroups(ctx context.Context) error {
 	})
 	if err != nil {
 		return fmt.Errorf("make the broker ready for consumer groups: %w", err)
+	}
+	return nil
+}
+
+// Versions of the requests about members. LeaveGroup v3 is the first that names
+// several members, DescribeGroups v6 answers unknown groups with an error.
+const (
+	minListGroupsVersion     = 0
+	maxListGroupsVersion     = 4
+	maxDescribeGroupsVersion = 5
+	minLeaveGroupVersion     = 3
+	maxLeaveGroupVersion     = 5
+)
+
+// groupEmpty is the state of a group without members, in Kafka's words.
+const groupEmpty = "Empty"
+
+// OccupiedGroups returns the consumer groups that have members, or may have: a
+// broker that does not tell the groups' states gives all of them.
+func (a *Admin) OccupiedGroups(ctx context.Context) ([]string, error) {
+	resp, err := a.caller.call(ctx, true, func(v versions) (kmsg.Request, error) {
+		version, err := v.pick(kmsg.ListGroups, minListGroupsVersion, maxListGroupsVersion)
+		req := kmsg.NewPtrListGroupsRequest()
+		req.Version = version
+		return req, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the broker's consumer groups: %w", err)
+	}
+	list := resp.(*kmsg.ListGroupsResponse)
+	if err := codeError(list.ErrorCode, nil); err != nil {
+		return nil, fmt.Errorf("list the broker's consumer groups: %w", err)
+	}
+	var groups []string
+	for _, g := range list.Groups {
+		if g.GroupState != groupEmpty {
+			groups = append(groups, g.Group)
+		}
+	}
+	return groups, nil
+}
+
+// EvictMembers removes every member of a consumer group, as
+// Admin.removeMembersFromConsumerGroup does. A member that is gone already is
+// success.
+func (a *Admin) EvictMembers(ctx context.Context, group string) error {
+	resp, err := a.caller.call(ctx, true, func(v versions) (kmsg.Request, error) {
+		version, err := v.pick(kmsg.DescribeGroups, 0, maxDescribeGroupsVersion)
+		req := kmsg.NewPtrDescribeGroupsRequest()
+		req.Version, req.Groups = version, []string{group}
+		return req, err
+	})
+	if err != nil {
+		return fmt.Errorf("describe consumer group %s: %w", group, err)
+	}
+	var members []kmsg.LeaveGroupRequestMember
+	for _, g := range resp.(*kmsg.DescribeGroupsResponse).Groups {
+		if err := codeError(g.ErrorCode, nil); err != nil {
+			return fmt.Errorf("describe consumer group %s: %w", group, err)
+		}
+		for _, m := range g.Members {
+			leaving := kmsg.NewLeaveGroupRequestMember()
+			leaving.MemberID, leaving.InstanceID = m.MemberID, m.InstanceID
+			members = append(members, leaving)
+		}
+	}
+	if len(members) == 0 {
+		return nil
+	}
+	resp, err = a.caller.call(ctx, false, func(v versions) (kmsg.Request, error) {
+		version, err := v.pick(kmsg.LeaveGroup, minLeaveGroupVersion, maxLeaveGroupVersion)
+		req := kmsg.NewPtrLeaveGroupRequest()
+		req.Version, req.Group, req.Members = version, group, members
+		return req, err
+	})
+	if err != nil {
+		return fmt.Errorf("remove the members of consumer group %s: %w", group, err)
+	}
+	left := resp.(*kmsg.LeaveGroupResponse)
+	codes := []int16{left.ErrorCode}
+	for _, m := range left.Members {
+		codes = append(codes, m.ErrorCode)
+	}
+	for _, code := range codes {
+		if code == kerr.UnknownMemberID.Code {
+			continue
+		}
+		if err := codeError(code, nil); err != nil {
+			return fmt.Errorf("remove the members of consumer group %s: %w", group, err)
+		}
 	}
 	return nil
 }
