@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -93,7 +94,9 @@ func (c *fakeCluster) Committed(_ context.Context, groups []string) (map[string]
 		}
 	})
 	for _, offsets := range out {
-		slices.SortFunc(offsets, func(a, b CommittedOffset) int { return strings.Compare(a.Topic, b.Topic) })
+		slices.SortFunc(offsets, func(a, b CommittedOffset) int {
+			return cmp.Or(strings.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
+		})
 	}
 	return out, err
 }

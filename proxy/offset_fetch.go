@@ -35,6 +35,9 @@ func handleOffsetFetch(r *request) error {
 			r.reply(offsetFetchError(r.h.Version, req, fetchCode(r.coordinatorFailed(req.Group, err))))
 			return
 		}
+		if unheardOf(&resp.ErrorCode) {
+			resp.Topics = nothingOf(req.Topics)
+		}
 		if resp.ErrorCode != 0 {
 			r.replyHolding(resp, held)
 			return
@@ -54,6 +57,31 @@ func handleOffsetFetch(r *request) error {
 		})
 	})
 	return nil
+}
+
+// unheardOf says whether the broker does not know the group, and clears its
+// code: Kafka shows such a group as one that has committed nothing, and so do we.
+func unheardOf(code *int16) bool {
+	if *code != kerr.GroupIDNotFound.Code {
+		return false
+	}
+	*code = 0
+	return true
+}
+
+// nothingOf is Kafka's answer about a group that has committed nothing.
+func nothingOf(asked []kmsg.OffsetFetchRequestTopic) []kmsg.OffsetFetchResponseTopic {
+	out := make([]kmsg.OffsetFetchResponseTopic, len(asked))
+	for i, t := range asked {
+		out[i] = kmsg.NewOffsetFetchResponseTopic()
+		out[i].Topic = t.Topic
+		for _, n := range t.Partitions {
+			p := kmsg.NewOffsetFetchResponseTopicPartition()
+			p.Partition = n
+			out[i].Partitions = append(out[i].Partitions, p)
+		}
+	}
+	return out
 }
 
 // fetchCode is the code that clients understand in an OffsetFetch.
@@ -172,6 +200,9 @@ func (r *request) mayFetch(all *kmsg.OffsetFetchRequest, topics []string, visibl
 	for _, g := range resp.Groups {
 		answered, code = plainTopics(g.Topics), g.ErrorCode
 	}
+	if unheardOf(&code) {
+		answered = nothingOf(req.Topics)
+	}
 	if code != 0 {
 		return &KafkaError{Code: code}
 	}
@@ -191,6 +222,8 @@ func fetchOffsetsOfGroups(r *request, req *kmsg.OffsetFetchRequest) error {
 	}
 	ours := req.Groups[:0:0]
 	for _, g := range req.Groups {
+		// Members of KIP-848 groups name themselves, and there are none here.
+		g.MemberID, g.MemberEpoch = nil, -1
 		if code := coordinatorCode(v, g.Group); code != 0 {
 			refuse(g.Group, code)
 			continue
@@ -232,11 +265,15 @@ func (r *request) committedOfGroups(ctx context.Context, req *kmsg.OffsetFetchRe
 	committed, err := r.c.srv.cluster.Committed(ctx, slices.Collect(maps.Keys(asked)))
 	for i := range got {
 		g := &got[i]
+		one := asked[g.Group]
+		if unheardOf(&g.ErrorCode) {
+			g.Topics = groupTopics(nothingOf(askedTopics(one.Topics)))
+		}
 		if g.ErrorCode != 0 {
 			continue
 		}
 		topics, err := plainTopics(g.Topics), err
-		if one := asked[g.Group]; err == nil && one.Topics == nil {
+		if err == nil && one.Topics == nil {
 			alone := *req
 			alone.Groups = []kmsg.OffsetFetchRequestGroup{one}
 			topics, err = r.allCommitted(&alone, topics, committed[g.Group])
@@ -249,6 +286,14 @@ func (r *request) committedOfGroups(ctx context.Context, req *kmsg.OffsetFetchRe
 		g.Topics = groupTopics(topics)
 	}
 	return got
+}
+
+func askedTopics(in []kmsg.OffsetFetchRequestGroupTopic) []kmsg.OffsetFetchRequestTopic {
+	out := make([]kmsg.OffsetFetchRequestTopic, len(in))
+	for i, t := range in {
+		out[i].Topic, out[i].Partitions = t.Topic, t.Partitions
+	}
+	return out
 }
 
 // plainTopics and groupTopics turn one form of the same answer into the other.
