@@ -45,7 +45,7 @@ func TestCoordinatorKills(t *testing.T) {
 		c.killNode(victim)
 		pause := g.waitProcessed(ctx, fmt.Sprintf("after kill %d, of node %d", round+1, victim), died, time.Minute)
 		pauses = append(pauses, pause)
-		t.Logf("kill %d: node %d coordinated; every partition was read on after %s", round+1, victim, ms(pause))
+		t.Logf("kill %d: node %d coordinated; every partition was read and committed after %s", round+1, victim, ms(pause))
 		if pause > resumeWithin {
 			t.Errorf("kill %d: the group stood still for %s, more than %s", round+1, ms(pause), resumeWithin)
 		}
@@ -78,6 +78,7 @@ type consumers struct {
 
 	mu        sync.Mutex
 	processed map[int32]map[int64]time.Time // first time, by offset
+	commits   map[int32][]time.Time         // when a commit was acknowledged
 	floor     map[int32]int64               // what a read of the committed offset must not be below
 	repeats   int
 	reads     int
@@ -88,7 +89,7 @@ func startGroup(t *testing.T, c *cluster, topic, group string) *consumers {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	g := &consumers{t: t, c: c, topic: topic, group: group, cancel: cancel,
-		processed: make(map[int32]map[int64]time.Time), floor: make(map[int32]int64), changed: make(chan struct{})}
+		processed: make(map[int32]map[int64]time.Time), floor: make(map[int32]int64), commits: make(map[int32][]time.Time), changed: make(chan struct{})}
 	for n := range groupMembers {
 		cl, err := kgo.NewClient(append(clientOpts(c.bootstrap()),
 			kgo.ClientID(fmt.Sprint("member-", n)), kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic),
@@ -152,11 +153,17 @@ func (g *consumers) note(records []*kgo.Record) {
 }
 
 func (g *consumers) noteCommitted(records []*kgo.Record) {
+	now := time.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, r := range records {
 		g.floor[r.Partition] = max(g.floor[r.Partition], r.Offset+1)
+		if n := len(g.commits[r.Partition]); n == 0 || g.commits[r.Partition][n-1] != now {
+			g.commits[r.Partition] = append(g.commits[r.Partition], now)
+		}
 	}
+	close(g.changed)
+	g.changed = make(chan struct{})
 }
 
 // observe reads the group's offsets all the time, from whoever coordinates it.
@@ -204,8 +211,8 @@ func (g *consumers) check(node int, got, floor map[int32]int64) {
 	}
 }
 
-// waitProcessed waits until a record that was first processed after since, of
-// every partition, and returns how long after since the last of them was.
+// waitProcessed waits until records of every partition were processed and
+// committed after since, and returns how long after since the last was.
 func (g *consumers) waitProcessed(ctx context.Context, when string, since time.Time, limit time.Duration) time.Duration {
 	g.t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -215,10 +222,11 @@ func (g *consumers) waitProcessed(ctx context.Context, when string, since time.T
 		last = since
 		for p := range int32(groupPartitions) {
 			first := time.Time{}
-			for _, at := range g.processed[p] {
-				// Within the first second it may be what was fetched before.
-				if at.After(since.Add(time.Second)) && (first.IsZero() || at.Before(first)) {
+			for _, at := range g.commits[p] {
+				// Within the first second it may be an answer from before.
+				if at.After(since.Add(time.Second)) {
 					first = at
+					break
 				}
 			}
 			if first.IsZero() {

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -39,4 +40,68 @@ func TestPrepareGroupsAsksUntilThereIsACoordinator(t *testing.T) {
 	if asked < 4 {
 		t.Errorf("asked %d times, want until there was an answer", asked)
 	}
+}
+
+// Members that a broker remembers are removed, and nobody else.
+func TestEvictMembers(t *testing.T) {
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.MaxVersions(kversion.V4_0_0()), kfake.SeedTopics(1, "orders"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	addr := c.ListenAddrs()[0]
+	a := NewAdmin(Config{BootstrapServer: addr})
+	defer func() { _ = a.Close() }()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if groups, err := a.OccupiedGroups(ctx); err != nil || len(groups) != 0 {
+		t.Fatalf("a broker without groups: %v, %v", groups, err)
+	}
+	member := joinGroup(t, ctx, a, "g")
+	joinGroup(t, ctx, a, "other")
+	groups, err := a.OccupiedGroups(ctx)
+	if slices.Sort(groups); err != nil || !slices.Equal(groups, []string{"g", "other"}) {
+		t.Fatalf("%v, %v", groups, err)
+	}
+	for range 2 { // the second time there is nobody
+		if err := a.EvictMembers(ctx, "g"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if groups, err := a.OccupiedGroups(ctx); err != nil || !slices.Equal(groups, []string{"other"}) {
+		t.Errorf("after the eviction: %v, %v", groups, err)
+	}
+	resp, err := a.caller.call(ctx, true, func(versions) (kmsg.Request, error) {
+		req := kmsg.NewPtrHeartbeatRequest()
+		req.Version, req.Group, req.MemberID, req.Generation = 3, "g", member.MemberID, member.Generation
+		return req, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code := resp.(*kmsg.HeartbeatResponse).ErrorCode; code != kerr.UnknownMemberID.Code {
+		t.Errorf("the member's heartbeat: code %d", code)
+	}
+}
+
+// joinGroup makes a member that waits for its assignment.
+func joinGroup(t *testing.T, ctx context.Context, a *Admin, group string) *kmsg.JoinGroupResponse {
+	t.Helper()
+	resp, err := a.caller.call(ctx, true, func(versions) (kmsg.Request, error) {
+		req := kmsg.NewPtrJoinGroupRequest()
+		req.Version, req.Group, req.ProtocolType = 3, group, "consumer"
+		req.SessionTimeoutMillis, req.RebalanceTimeoutMillis = 30_000, 30_000
+		p := kmsg.NewJoinGroupRequestProtocol()
+		p.Name = "range"
+		req.Protocols = append(req.Protocols, p)
+		return req, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined := resp.(*kmsg.JoinGroupResponse)
+	if err := kerr.ErrorForCode(joined.ErrorCode); err != nil {
+		t.Fatal(err)
+	}
+	return joined
 }

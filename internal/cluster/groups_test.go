@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"lockstep/fsm"
 	"lockstep/internal/watch"
@@ -203,5 +204,50 @@ func TestMembersOfBeforeAreEvicted(t *testing.T) {
 	defer broker.mu.Unlock()
 	if !slices.Contains(broker.evicted, group) {
 		t.Errorf("evicted %v", broker.evicted)
+	}
+}
+
+// TestOffsetsAreTended: groups with members are touched by their coordinator,
+// the others end on the replicated clock.
+func TestOffsetsAreTended(t *testing.T) {
+	broker := &fakeGroupBroker{}
+	r := running(t, func(c *Config) {
+		c.GroupBroker = broker
+		c.OffsetsRetention = time.Millisecond - touchEvery // one millisecond is left
+	})
+	topic := r.create(r.members[1], "orders", 1)
+	m, epoch := r.coordinatorOf("g", 0)
+	c := commitOf("g", epoch, topic, 5)
+	c.Member = false
+	if code := r.commit(m, c); code != 0 {
+		t.Fatalf("code %d", code)
+	}
+	live := func() (ms int64) {
+		if err := m.cluster.catalogUpToDate(r.ctx()); err != nil {
+			t.Fatal(err)
+		}
+		m.node.Catalog().Read(func(g *fsm.Group) { ms = g.Catalog.Consumers["g"].LiveMs })
+		return ms
+	}
+	if live() != 0 {
+		t.Fatal("a commit of nobody's says that there are members")
+	}
+	broker.mu.Lock()
+	broker.occupied = []string{"g", "unknown"}
+	broker.mu.Unlock()
+	for live() == 0 { // the clock may still stand at its beginning
+		if err := m.cluster.touchGroups(r.ctx()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leader := r.leaderOf(fsm.CatalogGroup)
+	for r.committed(m, "g") != "[]" {
+		if err := leader.cluster.expireOffsets(r.ctx()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := leader.node.Catalog().Log().Applied().Get()
+	if err := leader.cluster.expireOffsets(r.ctx()); err != nil || leader.node.Catalog().Log().Applied().Get() != before {
+		t.Errorf("an entry for nothing that could expire: %v", err)
 	}
 }
