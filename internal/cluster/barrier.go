@@ -102,7 +102,7 @@ func (c *Cluster) followCatalog(ctx context.Context) error {
 func (c *Cluster) readIndex(ctx context.Context, g *node.Group, leader int32, leading *node.Leadership) (uint64, error) {
 	switch {
 	case leading != nil:
-		return confirmedIndex(ctx, g)
+		return c.confirmedIndex(ctx, g)
 	case leader == 0 || leader == c.cfg.Self:
 		return 0, errNoReadIndex
 	}
@@ -120,19 +120,26 @@ func (c *Cluster) readIndex(ctx context.Context, g *node.Group, leader int32, le
 }
 
 // confirmedIndex is the last entry that this node has applied, if it then still
-// leads: every acknowledgement before was made from an entry up to there.
-func confirmedIndex(ctx context.Context, g *node.Group) (uint64, error) {
+// leads: every acknowledgement before was made from an entry up to there. After
+// a suspension Raft may take answers from before it for a confirmation.
+func (c *Cluster) confirmedIndex(ctx context.Context, g *node.Group) (uint64, error) {
 	if g.Leading.Get() == nil {
 		return 0, node.ErrNotLeader
 	}
 	var index uint64
 	g.Read(func(s *fsm.Group) { index = s.Index })
-	return index, g.VerifyLeader(ctx)
+	if err := g.VerifyLeader(ctx); err != nil {
+		return 0, err
+	}
+	if !c.awake.believed() {
+		return 0, node.ErrNotLeader
+	}
+	return index, nil
 }
 
 // heardReadIndex answers methodReadIndex.
 func (c *Cluster) heardReadIndex(ctx context.Context, _ transport.Hello, _ []byte) ([]byte, error) {
-	index, err := confirmedIndex(ctx, c.node.Catalog())
+	index, err := c.confirmedIndex(ctx, c.node.Catalog())
 	if err != nil {
 		return nil, err
 	}
