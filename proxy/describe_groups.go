@@ -7,8 +7,9 @@ import (
 )
 
 // DescribeGroups 0 to 5. The groups that this node coordinates are asked of its
-// broker; the others are answered NOT_COORDINATOR. A group that the broker says
-// is dead, and that has committed offsets, is empty: nobody has joined it here.
+// broker; the others are answered NOT_COORDINATOR. Of a group without
+// members the catalog says whether it is there: the broker may never have heard
+// of it, or remember one that another coordinator has deleted.
 
 // States of a group, in Kafka's words.
 const (
@@ -62,26 +63,31 @@ func handleDescribeGroups(r *request) error {
 	return nil
 }
 
-// reviveGroups makes the groups empty that the broker does not know and the
-// catalog does.
+// reviveGroups makes the groups without members empty that the catalog knows,
+// and the others dead.
 func (r *request) reviveGroups(ctx context.Context, groups []kmsg.DescribeGroupsResponseGroup) {
-	var dead []string
-	for _, g := range groups {
-		if g.ErrorCode == 0 && g.State == groupDead {
-			dead = append(dead, g.Group)
+	vacant := func(g *kmsg.DescribeGroupsResponseGroup) bool {
+		return g.ErrorCode == 0 && (g.State == groupDead || g.State == groupEmpty)
+	}
+	var names []string
+	for i := range groups {
+		if vacant(&groups[i]) {
+			names = append(names, groups[i].Group)
 		}
 	}
-	if len(dead) == 0 {
+	if len(names) == 0 {
 		return
 	}
-	committed, err := r.c.srv.cluster.Committed(ctx, dead)
+	committed, err := r.c.srv.cluster.Committed(ctx, names)
 	for i := range groups {
 		g := &groups[i]
 		switch _, known := committed[g.Group]; {
-		case g.ErrorCode != 0 || g.State != groupDead:
+		case !vacant(g):
 		case err != nil:
 			g.ErrorCode = catalogCode(err)
-		case known:
+		case !known:
+			g.State = groupDead
+		case g.State == groupDead:
 			g.State, g.ProtocolType = groupEmpty, consumerProtocol
 		}
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 
@@ -11,9 +12,9 @@ import (
 
 // ListGroups 0 to 5. As in Kafka each node lists the groups that it
 // coordinates, and clients ask every node. Groups with members are known to
-// this node's broker, which may also remember groups that are coordinated
-// elsewhere by now: those are left out. Groups that nobody has joined since
-// this node coordinates them are known to the catalog.
+// this node's broker. It may also remember groups that are coordinated
+// elsewhere by now, or that another coordinator has deleted since: those are
+// left out. Groups without members are known to the catalog.
 
 func handleListGroups(r *request) error {
 	req, err := parse[*kmsg.ListGroupsRequest](r)
@@ -57,34 +58,55 @@ func (r *request) listCommitted(ctx context.Context, req *kmsg.ListGroupsRequest
 	v := r.c.srv.cluster.View()
 	ours := func(group string) bool { return v.Coordinator(group) == v.Self }
 	resp.Groups = slices.DeleteFunc(resp.Groups, func(g kmsg.ListGroupsResponseGroup) bool { return !ours(g.Group) })
-	if !wanted(req.StatesFilter, groupEmpty) || !wanted(req.TypesFilter, groupClassic) {
-		return nil
+	committed := make(map[string]bool, len(names))
+	for _, name := range names {
+		committed[name] = true
 	}
-	listed := make(map[string]bool, len(resp.Groups))
+	unsure := make(map[string]bool) // whether the broker lists it
 	for _, g := range resp.Groups {
-		listed[g.Group] = true
+		if !committed[g.Group] {
+			unsure[g.Group] = true
+		}
+		delete(committed, g.Group)
 	}
-	names = slices.DeleteFunc(names, func(group string) bool { return listed[group] || !ours(group) })
-	if len(names) == 0 {
+	if wanted(req.StatesFilter, groupEmpty) && wanted(req.TypesFilter, groupClassic) {
+		for name := range committed {
+			if ours(name) {
+				unsure[name] = false
+			}
+		}
+	}
+	return r.settleGroups(resp, unsure)
+}
+
+// settleGroups finds out which of the groups that either only the broker or only
+// the catalog knows are there. One that only the broker knows must have members.
+// One that only the catalog knows is empty, and shown to clients that may see it.
+func (r *request) settleGroups(resp *kmsg.ListGroupsResponse, unsure map[string]bool) error {
+	if len(unsure) == 0 {
 		return nil
 	}
-	// A group that the broker has in another state is not empty, and one that
-	// the client may not see is not shown to it.
 	describe := kmsg.NewPtrDescribeGroupsRequest()
-	describe.Groups = names
+	describe.Groups = slices.Sorted(maps.Keys(unsure))
 	got, held, err := askAndWait[*kmsg.DescribeGroupsResponse](r, describe)
 	if err != nil {
 		return err
 	}
 	defer held.release()
+	gone := make(map[string]bool)
 	for _, d := range got.Groups {
-		if d.ErrorCode != 0 || d.State != groupDead && d.State != groupEmpty {
-			continue
+		vacant := d.State == groupDead || d.State == groupEmpty
+		switch listed := unsure[d.Group]; {
+		case d.ErrorCode != 0:
+		case listed:
+			gone[d.Group] = vacant
+		case vacant:
+			g := kmsg.NewListGroupsResponseGroup()
+			g.Group, g.ProtocolType, g.GroupState, g.GroupType = d.Group, consumerProtocol, groupEmpty, groupClassic
+			resp.Groups = append(resp.Groups, g)
 		}
-		g := kmsg.NewListGroupsResponseGroup()
-		g.Group, g.ProtocolType, g.GroupState, g.GroupType = d.Group, consumerProtocol, groupEmpty, groupClassic
-		resp.Groups = append(resp.Groups, g)
 	}
+	resp.Groups = slices.DeleteFunc(resp.Groups, func(g kmsg.ListGroupsResponseGroup) bool { return gone[g.Group] })
 	return nil
 }
 
