@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -77,41 +78,67 @@ func (a *Admin) OccupiedGroups(ctx context.Context) ([]string, error) {
 	return groups, nil
 }
 
-// EvictMembers removes every member of a consumer group, as
-// Admin.removeMembersFromConsumerGroup does. A member that is gone already is
-// success.
-func (a *Admin) EvictMembers(ctx context.Context, group string) error {
+// describeAtOnce is how many groups one request asks about.
+const describeAtOnce = 200
+
+// EvictMembers removes every member of consumer groups, as
+// Admin.removeMembersFromConsumerGroup does, and returns how many there were. A
+// group that the broker does not know has none; one whose part of
+// __consumer_offsets it has not read yet is an error. A member that is gone
+// already is success.
+func (a *Admin) EvictMembers(ctx context.Context, groups []string) (int, error) {
+	evicted := 0
+	for part := range slices.Chunk(groups, describeAtOnce) {
+		described, err := a.describeGroups(ctx, part)
+		if err != nil {
+			return evicted, err
+		}
+		for _, g := range described {
+			if len(g.Members) == 0 {
+				continue
+			}
+			if err := a.removeMembers(ctx, &g); err != nil {
+				return evicted, fmt.Errorf("remove the members of consumer group %s: %w", g.Group, err)
+			}
+			evicted += len(g.Members)
+		}
+	}
+	return evicted, nil
+}
+
+func (a *Admin) describeGroups(ctx context.Context, groups []string) ([]kmsg.DescribeGroupsResponseGroup, error) {
 	resp, err := a.caller.call(ctx, true, func(v versions) (kmsg.Request, error) {
 		version, err := v.pick(kmsg.DescribeGroups, 0, maxDescribeGroupsVersion)
 		req := kmsg.NewPtrDescribeGroupsRequest()
-		req.Version, req.Groups = version, []string{group}
+		req.Version, req.Groups = version, groups
 		return req, err
 	})
 	if err != nil {
-		return fmt.Errorf("describe consumer group %s: %w", group, err)
+		return nil, fmt.Errorf("describe %d consumer groups: %w", len(groups), err)
 	}
-	var members []kmsg.LeaveGroupRequestMember
-	for _, g := range resp.(*kmsg.DescribeGroupsResponse).Groups {
+	described := resp.(*kmsg.DescribeGroupsResponse).Groups
+	for _, g := range described {
 		if err := codeError(g.ErrorCode, nil); err != nil {
-			return fmt.Errorf("describe consumer group %s: %w", group, err)
+			return nil, fmt.Errorf("describe consumer group %s: %w", g.Group, err)
 		}
+	}
+	return described, nil
+}
+
+func (a *Admin) removeMembers(ctx context.Context, g *kmsg.DescribeGroupsResponseGroup) error {
+	resp, err := a.caller.call(ctx, false, func(v versions) (kmsg.Request, error) {
+		version, err := v.pick(kmsg.LeaveGroup, minLeaveGroupVersion, maxLeaveGroupVersion)
+		req := kmsg.NewPtrLeaveGroupRequest()
+		req.Version, req.Group = version, g.Group
 		for _, m := range g.Members {
 			leaving := kmsg.NewLeaveGroupRequestMember()
 			leaving.MemberID, leaving.InstanceID = m.MemberID, m.InstanceID
-			members = append(members, leaving)
+			req.Members = append(req.Members, leaving)
 		}
-	}
-	if len(members) == 0 {
-		return nil
-	}
-	resp, err = a.caller.call(ctx, false, func(v versions) (kmsg.Request, error) {
-		version, err := v.pick(kmsg.LeaveGroup, minLeaveGroupVersion, maxLeaveGroupVersion)
-		req := kmsg.NewPtrLeaveGroupRequest()
-		req.Version, req.Group, req.Members = version, group, members
 		return req, err
 	})
 	if err != nil {
-		return fmt.Errorf("remove the members of consumer group %s: %w", group, err)
+		return err
 	}
 	left := resp.(*kmsg.LeaveGroupResponse)
 	codes := []int16{left.ErrorCode}
@@ -123,7 +150,7 @@ func (a *Admin) EvictMembers(ctx context.Context, group string) error {
 			continue
 		}
 		if err := codeError(code, nil); err != nil {
-			return fmt.Errorf("remove the members of consumer group %s: %w", group, err)
+			return err
 		}
 	}
 	return nil

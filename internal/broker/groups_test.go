@@ -63,9 +63,9 @@ func TestEvictMembers(t *testing.T) {
 	if slices.Sort(groups); err != nil || !slices.Equal(groups, []string{"g", "other"}) {
 		t.Fatalf("%v, %v", groups, err)
 	}
-	for range 2 { // the second time there is nobody
-		if err := a.EvictMembers(ctx, "g"); err != nil {
-			t.Fatal(err)
+	for _, want := range []int{1, 0} {
+		if n, err := a.EvictMembers(ctx, []string{"unknown", "g"}); err != nil || n != want {
+			t.Fatalf("%d members, want %d: %v", n, want, err)
 		}
 	}
 	if groups, err := a.OccupiedGroups(ctx); err != nil || !slices.Equal(groups, []string{"other"}) {
@@ -81,6 +81,32 @@ func TestEvictMembers(t *testing.T) {
 	}
 	if code := resp.(*kmsg.HeartbeatResponse).ErrorCode; code != kerr.UnknownMemberID.Code {
 		t.Errorf("the member's heartbeat: code %d", code)
+	}
+}
+
+// A broker that has not read its groups yet has them all the same.
+func TestEvictionWaitsForTheBroker(t *testing.T) {
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.MaxVersions(kversion.V4_0_0()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.ControlKey(int16(kmsg.DescribeGroups), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		resp := r.ResponseKind().(*kmsg.DescribeGroupsResponse)
+		g := kmsg.NewDescribeGroupsResponseGroup()
+		g.Group, g.ErrorCode = "g", kerr.CoordinatorLoadInProgress.Code
+		resp.Groups = append(resp.Groups, g)
+		return resp, nil, true
+	})
+	a := NewAdmin(Config{BootstrapServer: c.ListenAddrs()[0]})
+	defer func() { _ = a.Close() }()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if _, err := a.EvictMembers(ctx, []string{"g"}); err == nil {
+		t.Error("nobody was evicted, and that was taken for an empty group")
+	}
+	if n, err := a.EvictMembers(ctx, []string{"g"}); err != nil || n != 0 {
+		t.Errorf("%d members, %v", n, err)
 	}
 }
 

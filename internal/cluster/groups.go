@@ -17,9 +17,10 @@ import (
 type GroupBroker interface {
 	// OccupiedGroups returns the groups that have members.
 	OccupiedGroups(ctx context.Context) ([]string, error)
-	// EvictMembers removes every member of a group. They hear of it when they
-	// next ask for something, and join anew.
-	EvictMembers(ctx context.Context, group string) error
+	// EvictMembers removes every member of groups and returns how many there
+	// were. They hear of it when they next ask for something, and join anew.
+	// It is an error if the broker cannot say yet who is in a group.
+	EvictMembers(ctx context.Context, groups []string) (int, error)
 }
 
 const (
@@ -106,18 +107,8 @@ func (c *Cluster) takeOffices(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, evictTimeout)
 	defer cancel()
 	if b := c.cfg.GroupBroker; b != nil {
-		occupied, err := b.OccupiedGroups(ctx)
-		if err != nil {
+		if err := c.evict(ctx, b, func(group string) bool { return due[proxy.GroupSlot(group, len(slots))] != 0 }); err != nil {
 			return err
-		}
-		for _, group := range occupied {
-			if due[proxy.GroupSlot(group, len(slots))] == 0 {
-				continue
-			}
-			if err := b.EvictMembers(ctx, group); err != nil {
-				return err
-			}
-			c.log.Info("removed members from before this node coordinated the group", "group", group)
 		}
 	}
 	for slot, epoch := range due {
@@ -125,6 +116,28 @@ func (c *Cluster) takeOffices(ctx context.Context) error {
 	}
 	c.poke()
 	return nil
+}
+
+// evict empties the groups that are taken over, and that the broker lists or the
+// catalog has offsets of: a broker that has just come up does not list what it
+// has not read yet.
+func (c *Cluster) evict(ctx context.Context, b GroupBroker, due func(group string) bool) error {
+	groups, err := b.OccupiedGroups(ctx)
+	if err != nil {
+		return err
+	}
+	c.node.Catalog().Read(func(g *fsm.Group) {
+		for name := range g.Catalog.Consumers {
+			groups = append(groups, name)
+		}
+	})
+	groups = slices.DeleteFunc(groups, func(group string) bool { return !due(group) })
+	slices.Sort(groups)
+	evicted, err := b.EvictMembers(ctx, slices.Compact(groups))
+	if evicted > 0 {
+		c.log.Info("removed members from before this node coordinated their groups", "members", evicted)
+	}
+	return err
 }
 
 // groupsLoop keeps the offsets of groups with members, and lets the others end.

@@ -30,15 +30,15 @@ func (b *fakeGroupBroker) OccupiedGroups(context.Context) ([]string, error) {
 	return slices.Clone(b.occupied), nil
 }
 
-func (b *fakeGroupBroker) EvictMembers(_ context.Context, group string) error {
+func (b *fakeGroupBroker) EvictMembers(_ context.Context, groups []string) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.err != nil {
-		return b.err
+		return 0, b.err
 	}
-	b.evicted = append(b.evicted, group)
-	b.occupied = slices.DeleteFunc(b.occupied, func(g string) bool { return g == group })
-	return nil
+	b.evicted = append(b.evicted, groups...)
+	b.occupied = slices.DeleteFunc(b.occupied, func(g string) bool { return slices.Contains(groups, g) })
+	return len(groups), nil
 }
 
 // coordinatorOf waits until a node, and not the one excepted, says of itself
