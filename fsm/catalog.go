@@ -64,7 +64,8 @@ type CoordinatorSlot struct {
 }
 
 // Catalog is the cluster-wide part of group 0. Topics and nodes in it are
-// never modified in place: readers may keep the pointers they copied.
+// never modified in place: readers may keep the pointers they copied. Consumer
+// groups are.
 type Catalog struct {
 	Version        uint64 // index of the last change, for readers' caches
 	Nodes          map[int32]*CatalogNode
@@ -74,7 +75,8 @@ type Catalog struct {
 	nextProducer   int64
 	Coordinators   []CoordinatorSlot // empty until first assigned
 	coordinatorGen int64
-	Rebuilds       map[uint64]int32 // node that may destroy its copy of a topic, by topic; replaced, never modified
+	Consumers      map[string]*ConsumerGroup // groups that have committed something; modified in place
+	Rebuilds       map[uint64]int32          // node that may destroy its copy of a topic, by topic; replaced, never modified
 }
 
 func newCatalog() *Catalog {
@@ -84,6 +86,7 @@ func newCatalog() *Catalog {
 		byName:       make(map[string]uint64),
 		nextTopic:    1,
 		nextProducer: ClientProducerBase,
+		Consumers:    make(map[string]*ConsumerGroup),
 		Rebuilds:     make(map[uint64]int32),
 	}
 }
@@ -300,6 +303,7 @@ func (c *Catalog) deleteTopic(a *DeleteTopic) (Result, bool) {
 		return Result{}, false
 	}
 	c.edit(t, func(t *CatalogTopic) { t.State = TopicDeleting })
+	c.forgetTopic(t.ID)
 	return Result{}, true
 }
 

@@ -11,7 +11,7 @@ import (
 // dumpCatalog writes the whole catalog in a fixed order.
 func dumpCatalog(c *Catalog) string {
 	s := fmt.Sprintf("catalog version %d topic %d producer %d gen %d\n", c.Version, c.nextTopic, c.nextProducer, c.coordinatorGen)
-	for _, v := range []any{c.Nodes, c.Topics, c.byName, c.Coordinators, c.Rebuilds} {
+	for _, v := range []any{c.Nodes, c.Topics, c.byName, c.Coordinators, c.Rebuilds, consumersOf(c)} {
 		raw, err := json.Marshal(v) // sorts the keys of maps
 		if err != nil {
 			panic(err)
@@ -19,6 +19,18 @@ func dumpCatalog(c *Catalog) string {
 		s += string(raw) + "\n"
 	}
 	return s
+}
+
+// consumersOf is what is committed, as a document: keys that are structs are none.
+func consumersOf(c *Catalog) map[string][]string {
+	out := make(map[string][]string)
+	for name, g := range c.Consumers {
+		out[name] = append(out[name], fmt.Sprint("live ", g.LiveMs))
+		for _, tp := range g.sorted() {
+			out[name] = append(out[name], fmt.Sprintf("%s %+v", tp, g.Offsets[tp]))
+		}
+	}
+	return out
 }
 
 func (m *machine) want(what string, cmd Command, verdict Verdict, code int16) Result {

@@ -52,6 +52,13 @@ const (
 	KindAssignCoordinators Kind = 23
 	KindTakeRebuild        Kind = 24
 	KindEndRebuild         Kind = 25
+
+	// The catalog's consumer-group offsets.
+	KindCommitOffsets Kind = 40
+	KindDeleteGroup   Kind = 41
+	KindDeleteOffsets Kind = 42
+	KindTouchGroups   Kind = 43
+	KindExpireOffsets Kind = 44
 )
 
 // Errors of the codec. Each means that this node must stop before the entry.

@@ -34,6 +34,22 @@ func someEntries() [][]byte {
 			Control(KindAllocateProducers, AllocateProducers{Count: 10}),
 			Control(KindAssignCoordinators, AssignCoordinators{Slots: []SlotAssignment{{Slot: 1, Node: 2}}}),
 		}),
+		EncodeEntry(4, []Command{
+			CommitCommand(nil), CommitCommand(someCommits()),
+			Control(KindTouchGroups, TouchGroups{Groups: [][]byte{[]byte("g"), {0xff}}}),
+			Control(KindDeleteOffsets, DeleteOffsets{Group: []byte("g"), Slot: 1, Epoch: 1, Partitions: []TP{{1, 0}}}),
+			Control(KindDeleteGroup, DeleteGroup{Group: []byte("g"), Slot: 1, Epoch: 1}),
+			Control(KindExpireOffsets, ExpireOffsets{RetentionMs: 1000}),
+		}),
+	}
+}
+
+// someCommits has something in every field.
+func someCommits() []OffsetCommit {
+	return []OffsetCommit{
+		{Group: "g", Slot: 1, Epoch: 1, Member: true, RetentionMs: -1, Offsets: []OffsetToCommit{{TP{1, 0}, 5, "m"}, {TP{2, 1}, -1, ""}}},
+		{Group: "\xff\x00", Slot: CoordinatorSlots - 1, Epoch: 1 << 62, RetentionMs: 1000, Offsets: []OffsetToCommit{{TP{1 << 63, 1<<31 - 1}, 1<<63 - 1, "\xfe"}}},
+		{},
 	}
 }
 

@@ -50,6 +50,8 @@ type Result struct {
 
 	Topic  uint64 // KindCreateTopic: the new topic's id
 	FirstN int64  // KindAllocateProducers: first id of the block
+
+	Codes []int16 // KindCommitOffsets: Kafka error code of each partition of each commit; nil if all are 0
 }
 
 // Place is where a command stands in a group's log: the Nth, from 0, of the entry
@@ -177,7 +179,13 @@ func (g *Group) decode(c Command) (any, error) {
 		v := new(Recover)
 		return v, decodeControl(c.Body, v)
 	}
+	if c.Kind == KindCommitOffsets {
+		return decodeCommit(c.Body)
+	}
 	v := catalogArgs(c.Kind)
+	if v == nil {
+		v = offsetArgs(c.Kind)
+	}
 	if v == nil {
 		return nil, fmt.Errorf("kind %d: %w", c.Kind, ErrUnknownCommand)
 	}
@@ -204,6 +212,9 @@ func (g *Group) apply(args any) Result {
 	}
 	if g.Catalog == nil {
 		return Result{Verdict: Rejected, Code: codeInvalidRequest, Message: "only group 0 has a catalog"}
+	}
+	if r, ok := g.Catalog.applyOffsets(args, g.ClockMs); ok {
+		return r
 	}
 	return g.Catalog.apply(g.Index, args)
 }

@@ -24,7 +24,7 @@ func TestReplicasAgree(t *testing.T) {
 		t.Errorf("too little happened: %d appended, %d duplicates, %d rejected", appended, duplicates, rejected)
 	}
 	for _, k := range []Kind{KindOpen, KindClose, KindLogStart, KindCut, KindRecover, KindCreateTopic, KindTopicOpened, KindDeleteTopic,
-		KindTopicClosed, KindAllocateProducers, KindTakeRebuild, KindEndRebuild} {
+		KindTopicClosed, KindAllocateProducers, KindTakeRebuild, KindEndRebuild, KindCommitOffsets, KindDeleteGroup, KindDeleteOffsets} {
 		if done[k] < 10 {
 			t.Errorf("kind %d took effect %d times only", k, done[k])
 		}
@@ -37,7 +37,7 @@ func replicasAgree(t *testing.T, rnd *rand.Rand, done map[Kind]int) map[Verdict]
 	gen := &generator{rnd: rnd, state: a, last: make(map[TP]batchSpec), log: make(map[TP][]placedAt)}
 	only := make(map[TP]*Group)
 	counts := make(map[Verdict]int)
-	for index := uint64(1); index <= 500; index++ {
+	for index := uint64(1); index <= 600; index++ {
 		if rnd.Intn(20) == 0 { // Raft's own
 			continue
 		}
@@ -190,7 +190,7 @@ func (g *generator) catalogCommand(topic uint64) Command {
 		topic += c.nextTopic - 4
 	}
 	node := int32(1 + g.rnd.Intn(3))
-	switch g.rnd.Intn(9) {
+	switch g.rnd.Intn(14) {
 	case 0:
 		return Control(KindDeleteTopic, DeleteTopic{Topic: topic})
 	case 1:
@@ -205,10 +205,43 @@ func (g *generator) catalogCommand(topic uint64) Command {
 		return Control(KindEndRebuild, EndRebuild{Topic: topic, Node: node})
 	case 6:
 		return Control(KindAssignCoordinators, AssignCoordinators{Slots: []SlotAssignment{{Slot: g.rnd.Intn(CoordinatorSlots), Node: node}}})
+	case 9, 10, 11, 12, 13:
+		return g.offsetsCommand(topic)
 	case 7:
 		return Control(KindRegisterNode, RegisterNode{Node: CatalogNode{ID: node, Incarnation: "i", Rack: fmt.Sprint(g.rnd.Intn(3))}})
 	}
 	return Control(KindCreateTopic, CreateTopic{Name: fmt.Sprint("t", g.rnd.Intn(5)), Partitions: 3, Groups: 2, Config: map[string]string{"k": "v"}})
+}
+
+// offsetsCommand is of one of four groups in a slot that has been assigned.
+func (g *generator) offsetsCommand(topic uint64) Command {
+	name := fmt.Sprint("g", g.rnd.Intn(4))
+	slot, epoch := g.rnd.Intn(CoordinatorSlots), int64(0)
+	if c := g.state.Catalog; c != nil {
+		for n, s := range c.Coordinators {
+			if s.Epoch != 0 {
+				slot, epoch = n, s.Epoch
+			}
+		}
+		for id := range c.nextTopic {
+			if c.Topics[id] != nil {
+				topic = id
+			}
+		}
+	}
+	tp := TP{topic, int32(g.rnd.Intn(4))}
+	switch g.rnd.Intn(8) {
+	case 0, 4:
+		return Control(KindDeleteGroup, DeleteGroup{Group: []byte(name), Slot: slot, Epoch: epoch})
+	case 1, 5:
+		return Control(KindDeleteOffsets, DeleteOffsets{Group: []byte(name), Slot: slot, Epoch: epoch, Partitions: []TP{tp}})
+	case 2:
+		return Control(KindTouchGroups, TouchGroups{Groups: [][]byte{[]byte(name)}})
+	case 3:
+		return Control(KindExpireOffsets, ExpireOffsets{RetentionMs: g.rnd.Int63n(200_000)})
+	}
+	return CommitCommand([]OffsetCommit{{Group: name, Slot: slot, Epoch: epoch, Member: g.rnd.Intn(2) == 0, RetentionMs: -1,
+		Offsets: []OffsetToCommit{{tp, g.rnd.Int63n(100), ""}, {TP{topic, 0}, g.rnd.Int63n(100), "m"}}}})
 }
 
 func (g *generator) logStart(tp TP) LogStart {

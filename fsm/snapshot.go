@@ -15,18 +15,25 @@ import (
 // The encoding of a group's whole state. Numbers are uvarints, strings and
 // documents have their length before them:
 //
-//	4 bytes   "LSG" and the format version (1)
+//	4 bytes   "LSG" and the format version (2)
 //	group, index, clock (ms), level, shape, recovery number
 //	count     topics, by id: the newest Open as JSON
 //	count     partitions, by topic and number: see appendTo in statepartition.go
-//	byte      1 if the catalog follows (group 0): JSON
+//	byte      1 if the catalog follows (group 0): JSON, then what consumer groups
+//	          have committed: see offsetscodec.go (not in version 1)
 //	4 bytes   CRC-32C of everything before, little-endian
 //
 // One state has one encoding. It holds no record: its size depends on the
 // number of partitions, checkpoints and producers.
 
 // StateVersion is the format version of the states that this build writes.
-const StateVersion = 1
+const StateVersion = 2
+
+// oldestStateVersion is the format version that this build can still read.
+const oldestStateVersion = 1
+
+// offsetsStateVersion is the first that holds committed offsets.
+const offsetsStateVersion = 2
 
 const stateMagic = "LSG"
 
@@ -67,6 +74,7 @@ func (g *Group) Encode() []byte {
 		b = append(b, 0)
 	} else {
 		b = appendBytes(append(b, 1), mustJSON(g.Catalog.state()))
+		b = g.Catalog.appendConsumers(b)
 	}
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
@@ -74,6 +82,11 @@ func (g *Group) Encode() []byte {
 // encodedSize is a guess that spares Encode most of its copying.
 func (g *Group) encodedSize() int {
 	n := 256
+	if g.Catalog != nil {
+		for _, c := range g.Catalog.Consumers {
+			n += 64 + 48*len(c.Offsets)
+		}
+	}
 	for _, p := range g.Partitions {
 		n += 128 + 16*len(p.Checkpoints) + 48*len(p.producers)
 	}
@@ -100,8 +113,9 @@ func decodeGroup(data []byte) (*Group, error) {
 	if len(data) < head+4 || string(data[:head-1]) != stateMagic {
 		return nil, fmt.Errorf("no state: %w", ErrCorruptState)
 	}
-	if data[head-1] != StateVersion {
-		return nil, fmt.Errorf("format version %d: %w", data[head-1], ErrUnknownState)
+	version := data[head-1]
+	if version < oldestStateVersion || version > StateVersion {
+		return nil, fmt.Errorf("format version %d: %w", version, ErrUnknownState)
 	}
 	end := len(data) - 4
 	if binary.LittleEndian.Uint32(data[end:]) != crc32.Checksum(data[:end], castagnoli) {
@@ -116,7 +130,7 @@ func decodeGroup(data []byte) (*Group, error) {
 	g.Recovery = int16(r.number("recovery number", 1<<15-1))
 	g.decodeTopics(r)
 	g.decodePartitions(r)
-	g.decodeCatalog(r)
+	g.decodeCatalog(r, version)
 	if len(r.rest) > 0 {
 		r.fail("%d bytes follow the state", len(r.rest))
 	}
@@ -167,7 +181,7 @@ func (g *Group) decodePartitions(r *stateReader) {
 	}
 }
 
-func (g *Group) decodeCatalog(r *stateReader) {
+func (g *Group) decodeCatalog(r *stateReader, version byte) {
 	switch has := r.number("catalog", 1) == 1; {
 	case r.err != nil:
 	case has != (g.Catalog != nil):
@@ -177,6 +191,9 @@ func (g *Group) decodeCatalog(r *stateReader) {
 		r.document("catalog", s)
 		if r.err == nil {
 			g.Catalog = s.catalog(r)
+		}
+		if r.err == nil && version >= offsetsStateVersion {
+			r.consumers(g.Catalog, g.ClockMs)
 		}
 	}
 }

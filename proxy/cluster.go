@@ -14,6 +14,8 @@ import (
 // called from any goroutine. Errors that a client should see are *KafkaError;
 // any other error is ours (shutdown, bug) and is answered with a retriable code.
 type Cluster interface {
+	ConsumerGroups
+
 	// View returns the current picture of the cluster: immutable, never nil,
 	// cheap. What it says this node leads is true of now, also right after
 	// the process was suspended; a View from Changed may be older.
@@ -78,6 +80,10 @@ type View struct {
 	// consumer groups of that slot; -1 if none is assigned. It may be empty
 	// before the catalog is up.
 	Coordinators []int32
+
+	// CoordinatorEpochs[slot] is the epoch under which this node coordinates
+	// the groups of a slot, 0 if it does not or is not ready to.
+	CoordinatorEpochs []int64
 
 	// CatalogReady is false until this node has heard from the catalog's
 	// leader within its lease: until then an unknown topic is not known to

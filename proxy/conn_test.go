@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"lockstep/kafkawire"
@@ -341,8 +342,9 @@ func TestUpstreamGarbageIsNotPassedOn(t *testing.T) {
 	}()
 	f := newFixture(t, func(c *Config) { c.Upstream = ln.Addr().String() })
 	c := f.dial()
-	c.send(kmsg.NewPtrListGroupsRequest())
-	c.closed()
+	if code := do[*kmsg.ListGroupsResponse](c, 3, kmsg.NewPtrListGroupsRequest()).ErrorCode; code != kerr.CoordinatorNotAvailable.Code {
+		t.Errorf("code %d", code)
+	}
 	if got := f.log.lines("broker did not answer", "api=ListGroups", "correlation id"); len(got) != 1 {
 		t.Errorf("%d log lines, want 1", len(got))
 	}

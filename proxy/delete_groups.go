@@ -1,9 +1,16 @@
 package proxy
 
-import "github.com/twmb/franz-go/pkg/kmsg"
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
 
 // DeleteGroups 0 to 2. The groups that this node coordinates are deleted on its
-// broker; the others are answered NOT_COORDINATOR.
+// broker, which refuses while they have members, and then in the catalog; the
+// others are answered NOT_COORDINATOR. A group that the broker has never heard
+// of, because another node coordinated it, is in the catalog alone.
 
 func handleDeleteGroups(r *request) error {
 	req, err := parse[*kmsg.DeleteGroupsRequest](r)
@@ -37,8 +44,30 @@ func handleDeleteGroups(r *request) error {
 			r.reply(resp)
 			return
 		}
-		resp.Groups = append(resp.Groups, got.Groups...)
-		r.replyHolding(resp, held)
+		r.apart(func(ctx context.Context) {
+			for i := range got.Groups {
+				r.deleteGroup(ctx, v, &got.Groups[i])
+			}
+			resp.Groups = append(resp.Groups, got.Groups...)
+			r.replyHolding(resp, held)
+		})
 	})
 	return nil
+}
+
+// deleteGroup deletes in the catalog what the broker has deleted or does not
+// know, and says so in its answer. The broker has checked the client's rights
+// before either.
+func (r *request) deleteGroup(ctx context.Context, v *View, g *kmsg.DeleteGroupsResponseGroup) {
+	known := g.ErrorCode == 0
+	if !known && g.ErrorCode != kerr.GroupIDNotFound.Code {
+		return
+	}
+	g.ErrorCode = 0
+	if err := r.c.srv.cluster.DeleteGroup(ctx, g.Group, v.CoordinatorEpoch(g.Group)); err != nil {
+		g.ErrorCode = catalogCode(err)
+		if known && g.ErrorCode == kerr.GroupIDNotFound.Code {
+			g.ErrorCode = 0 // it had members once, and never committed
+		}
+	}
 }

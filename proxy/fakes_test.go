@@ -27,7 +27,8 @@ type fakeCluster struct {
 	ends    map[partitionKey]int64 // EndOffset; what is missing is asked of the broker
 	verify  func(partitionKey) (int64, error)
 	create  func(TopicSpec) error // before a topic is created
-	next    *View                 // replaces the view, unannounced, once it has been looked at
+	fakeGroups
+	next *View // replaces the view, unannounced, once it has been looked at
 }
 
 func newFakeCluster(upstream string) *fakeCluster {
@@ -36,7 +37,8 @@ func newFakeCluster(upstream string) *fakeCluster {
 		v.Nodes = append(v.Nodes, Node{ID: id, Rack: fmt.Sprint("r", id), Alive: id == 1,
 			Listeners: map[string]Endpoint{testListener: {Host: "127.0.0.1", Port: 1}}})
 	}
-	return &fakeCluster{upstream: upstream, view: v, changed: make(chan struct{}), nextPID: 1 << 40, ends: map[partitionKey]int64{}}
+	v.CoordinatorEpochs = []int64{1}
+	return &fakeCluster{fakeGroups: newFakeGroups(), upstream: upstream, view: v, changed: make(chan struct{}), nextPID: 1 << 40, ends: map[partitionKey]int64{}}
 }
 
 func (c *fakeCluster) setEndpoint(addr string) {
@@ -61,6 +63,12 @@ func (c *fakeCluster) update(change func(*View)) {
 	v.Topics = maps.Clone(v.Topics)
 	v.Coordinators = slices.Clone(v.Coordinators)
 	change(&v)
+	v.CoordinatorEpochs = make([]int64, len(v.Coordinators))
+	for slot, node := range v.Coordinators {
+		if node == v.Self {
+			v.CoordinatorEpochs[slot] = c.fakeGroups.epochNow()
+		}
+	}
 	c.view = &v
 	close(c.changed)
 	c.changed = make(chan struct{})

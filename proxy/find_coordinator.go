@@ -54,7 +54,7 @@ func findCoordinator(v *View, nodes map[int32]Endpoint, kind int8, key string) k
 	}
 	id := v.Coordinator(key)
 	ep, ok := nodes[id]
-	if !ok {
+	if !ok || !v.CatalogReady { // what we know may be yesterday's
 		return fail(kerr.CoordinatorNotAvailable, "no live node coordinates this group yet")
 	}
 	c.NodeID, c.Host, c.Port = id, ep.Host, ep.Port

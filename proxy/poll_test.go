@@ -174,7 +174,12 @@ func TestPollEndsWithTheBroker(t *testing.T) {
 	if got := do[*kmsg.MetadataResponse](c, 9, md); len(got.Topics) != 1 || got.Topics[0].Partitions[0].Leader != 1 {
 		t.Errorf("metadata: %+v", got.Topics)
 	}
-	c.send(kmsg.NewPtrListGroupsRequest()) // has no way to say it
+	if code := do[*kmsg.ListGroupsResponse](c, 4, kmsg.NewPtrListGroupsRequest()).ErrorCode; code != kerr.CoordinatorNotAvailable.Code {
+		t.Errorf("list groups: code %d", code)
+	}
+	handshake := kmsg.NewPtrSASLHandshakeRequest() // the client would not know what it was told
+	handshake.Mechanism = "PLAIN"
+	c.send(handshake)
 	c.closed()
 	other.alive()
 }

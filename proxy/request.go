@@ -42,7 +42,7 @@ func init() {
 		int16(kmsg.LeaveGroup):           handleLeaveGroup,
 		int16(kmsg.SyncGroup):            handleSyncGroup,
 		int16(kmsg.DescribeGroups):       handleDescribeGroups,
-		int16(kmsg.ListGroups):           handlePassThrough,
+		int16(kmsg.ListGroups):           handleListGroups,
 		int16(kmsg.SASLHandshake):        handleSASLHandshake,
 		int16(kmsg.ApiVersions):          handleAPIVersions,
 		int16(kmsg.CreateTopics):         handleCreateTopics,
@@ -111,6 +111,11 @@ func (r *request) forward(timeout time.Duration, lostBy func(*View) bool, done f
 // error like an unreachable broker.
 func ask[T kmsg.Response](r *request, req kmsg.Request, timeout time.Duration, done func(resp T, held *lease, err error)) {
 	req.SetVersion(r.h.Version)
+	askAs(r, req, timeout, done)
+}
+
+// askAs is ask for a message of any API, in the version that it has.
+func askAs[T kmsg.Response](r *request, req kmsg.Request, timeout time.Duration, done func(resp T, held *lease, err error)) {
 	frame := kafkawire.AppendRequest(nil, r.h, req)[4:]
 	r.c.up.send(r.c.ctx, &call{frame: frame, timeout: timeout, done: func(raw []byte, held *lease, err error) {
 		var none T
@@ -127,6 +132,20 @@ func ask[T kmsg.Response](r *request, req kmsg.Request, timeout time.Duration, d
 		}
 		done(resp, held, nil)
 	}})
+}
+
+// askAndWait sends req, which has its version, and waits for the answer. Not from
+// the link's own goroutine.
+func askAndWait[T kmsg.Response](r *request, req kmsg.Request) (T, *lease, error) {
+	type answer struct {
+		resp T
+		held *lease
+		err  error
+	}
+	ch := make(chan answer, 1)
+	askAs(r, req, r.c.srv.cfg.Limits.UpstreamTimeout, func(resp T, held *lease, err error) { ch <- answer{resp, held, err} })
+	a := <-ch
+	return a.resp, a.held, a.err
 }
 
 func decodeAnswer[T kmsg.Response](req kmsg.Request, raw []byte) (T, error) {

@@ -68,6 +68,12 @@ type Config struct {
 	// half of it, what it leads is confirmed before it is served (default 400ms).
 	Lease time.Duration
 
+	// GroupBroker is the local broker's consumer groups; nil: it has none.
+	GroupBroker GroupBroker
+	// OffsetsRetention is how long a group's offsets are kept after its last
+	// commit and its last member, on the replicated clock; 0: seven days.
+	OffsetsRetention time.Duration
+
 	UnreachableAfter time.Duration // a leader hands over when its broker is away for longer
 	RebalanceDelay   time.Duration // a leader returns home when its home was well for so long
 
@@ -101,6 +107,9 @@ type Cluster struct {
 	visible  visibility
 	rebuilds rebuilds
 	awake    awake
+	commits  committer
+	reads    barrier
+	offices  offices
 }
 
 // New returns a Cluster that does nothing until Open. It registers its peer
@@ -109,6 +118,7 @@ func New(cfg Config, n *node.Node, a Applier) *Cluster {
 	c := &Cluster{cfg: cfg, log: cfg.Logger.Named("cluster"), node: n, applier: a,
 		boot: rand.Text(), roster: roster{news: make(map[int32]*Announcement)}, ids: newProducerIDs(), rebuilds: newRebuilds(),
 		visible: visibility{waiting: make(map[uint32]map[*appending]struct{})},
+		commits: committer{wake: make(chan struct{}, 1)}, reads: barrier{wake: make(chan struct{}, 1)},
 		changed: make(chan struct{}, 1), dirty: make(chan struct{}, 1), mail: make(map[int32]chan []byte)}
 	c.awake.limit, c.awake.now = cmp.Or(cfg.Lease, defaultLease)/2, cfg.clock
 	if cfg.clock == nil {
@@ -124,6 +134,7 @@ func New(cfg Config, n *node.Node, a Applier) *Cluster {
 	n.Handle(methodAnnounce, c.heard)
 	n.Handle(methodStands, c.heardStands)
 	n.Handle(methodVerified, c.heardVerified)
+	n.Handle(methodReadIndex, c.heardReadIndex)
 	return c
 }
 
@@ -145,6 +156,10 @@ func (c *Cluster) Open() {
 	c.run(func() { c.balanceLoop(c.ctx) })
 	c.run(func() { c.rebuildLoop(c.ctx) })
 	c.run(func() { c.refusalLoop(c.ctx) })
+	c.run(func() { c.commitLoop(c.ctx) })
+	c.run(func() { c.barrierLoop(c.ctx) })
+	c.run(func() { c.coordinatorLoop(c.ctx) })
+	c.run(func() { c.groupsLoop(c.ctx) })
 }
 
 // Close stops everything and returns when the goroutines are gone.

@@ -65,6 +65,7 @@ func (c *Cluster) build() *snapshot {
 			nodes = append(nodes, n)
 		}
 		v.Coordinators = coordinators(g.Catalog.Coordinators)
+		v.CoordinatorEpochs = c.offices.held(g.Catalog.Coordinators, c.cfg.Self)
 	})
 	slices.SortFunc(nodes, func(a, b *fsm.CatalogNode) int { return int(a.ID) - int(b.ID) })
 	var replicas, isr []int32

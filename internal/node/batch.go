@@ -150,14 +150,14 @@ func (b *batcher) next(held bool) []proposal {
 	return batch
 }
 
-// takeControl takes the proposals without records off the queue, as far as they
+// takeControl takes the proposals without records or offsets off the queue, as far as they
 // fit into an entry. b.mu is held.
 func (b *batcher) takeControl() []proposal {
 	var batch []proposal
 	size := 0
 	b.queue = slices.DeleteFunc(b.queue, func(p proposal) bool {
 		s := p.cmd.Size()
-		if p.cmd.Kind == fsm.KindAppend || len(batch) > 0 && size+s > b.entryBytes {
+		if p.cmd.Kind == fsm.KindAppend || p.cmd.Kind == fsm.KindCommitOffsets || len(batch) > 0 && size+s > b.entryBytes {
 			return false
 		}
 		size += s

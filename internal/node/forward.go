@@ -28,6 +28,7 @@ type verdict struct {
 	Message string      `json:"m,omitempty"`
 	Topic   uint64      `json:"t,omitempty"`
 	FirstN  int64       `json:"n,omitempty"`
+	Codes   []int16     `json:"k,omitempty"`
 	// NotLeader: the command was surely not proposed.
 	NotLeader bool `json:"x,omitempty"`
 }
@@ -88,7 +89,7 @@ func (n *Node) submitTo(ctx context.Context, g *Group, leader int32, leading boo
 	if v.NotLeader {
 		return fsm.Result{}, ErrNotLeader
 	}
-	return fsm.Result{Kind: cmd.Kind, Verdict: v.Verdict, Code: v.Code, Message: v.Message, Topic: v.Topic, FirstN: v.FirstN}, nil
+	return fsm.Result{Kind: cmd.Kind, Verdict: v.Verdict, Code: v.Code, Message: v.Message, Topic: v.Topic, FirstN: v.FirstN, Codes: v.Codes}, nil
 }
 
 // proposeAndWait proposes on this node.
@@ -131,5 +132,5 @@ func (n *Node) heardSubmit(ctx context.Context, from transport.Hello, payload []
 	case err != nil:
 		return nil, err
 	}
-	return json.Marshal(verdict{Verdict: r.Verdict, Code: r.Code, Message: r.Message, Topic: r.Topic, FirstN: r.FirstN})
+	return json.Marshal(verdict{Verdict: r.Verdict, Code: r.Code, Message: r.Message, Topic: r.Topic, FirstN: r.FirstN, Codes: r.Codes})
 }

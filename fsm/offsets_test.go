@@ -1,0 +1,253 @@
+package fsm
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// offsetsMachine is a catalog with a topic of three partitions, whose id is 1,
+// and slot 5 coordinated by node 1.
+func offsetsMachine(t *testing.T) *machine {
+	m := newMachine(t, CatalogGroup)
+	m.one(Control(KindCreateTopic, CreateTopic{Name: "orders", Partitions: 3, Groups: 2}))
+	m.move(1)
+	return m
+}
+
+// move gives slot 5 to a node and returns its new epoch.
+func (m *machine) move(node int32) int64 {
+	m.t.Helper()
+	var old int64
+	if len(m.Catalog.Coordinators) > 0 {
+		old = m.Catalog.Coordinators[5].Epoch
+	}
+	m.one(Control(KindAssignCoordinators, AssignCoordinators{Slots: []SlotAssignment{{Slot: 5, Node: node, Epoch: old}}}))
+	return m.Catalog.Coordinators[5].Epoch
+}
+
+// commit commits one offset of orders/0 and returns its code.
+func (m *machine) commit(group string, epoch, offset int64) int16 {
+	m.t.Helper()
+	r := m.one(CommitCommand([]OffsetCommit{{Group: group, Slot: 5, Epoch: epoch, Member: true, RetentionMs: -1,
+		Offsets: []OffsetToCommit{{TP{1, 0}, offset, ""}}}}))
+	if r.Verdict != Done {
+		m.t.Fatalf("commit: %+v", r)
+	}
+	if r.Codes == nil {
+		return 0
+	}
+	return r.Codes[0]
+}
+
+func (m *machine) committed(group string) string {
+	return fmt.Sprint(consumersOf(m.Catalog)[group])
+}
+
+// TestPausedCoordinatorMovesNothingBack: a commit that was validated under an
+// epoch that is over changes nothing, whenever it arrives.
+func TestPausedCoordinatorMovesNothingBack(t *testing.T) {
+	m := offsetsMachine(t)
+	first := m.Catalog.Coordinators[5].Epoch
+	if code := m.commit("g", first, 10); code != 0 {
+		t.Fatalf("code %d", code)
+	}
+	second := m.move(2)
+	if code := m.commit("g", second, 20); code != 0 {
+		t.Fatalf("code %d", code)
+	}
+	before := m.committed("g")
+	if code := m.commit("g", first, 11); code != codeNotCoordinator {
+		t.Errorf("the paused coordinator's commit: code %d", code)
+	}
+	third := m.move(1) // and back: the old validation is as stale as before
+	if code := m.commit("g", first, 12); code != codeNotCoordinator {
+		t.Errorf("the commit of an earlier time as coordinator: code %d", code)
+	}
+	for _, r := range []Result{
+		m.one(Control(KindDeleteGroup, DeleteGroup{Group: []byte("g"), Slot: 5, Epoch: second})),
+		m.one(Control(KindDeleteOffsets, DeleteOffsets{Group: []byte("g"), Slot: 5, Epoch: second, Partitions: []TP{{1, 0}}})),
+	} {
+		if r.Verdict != Rejected || r.Code != codeNotCoordinator {
+			t.Errorf("kind %d: %+v", r.Kind, r)
+		}
+	}
+	if after := m.committed("g"); after != before {
+		t.Errorf("committed %s, was %s", after, before)
+	}
+	if code := m.commit("g", third, 21); code != 0 || m.Catalog.Consumers["g"].Offsets[TP{1, 0}].Offset != 21 {
+		t.Errorf("the coordinator in office: code %d, %s", code, m.committed("g"))
+	}
+	for _, epoch := range []int64{0, third + 1} {
+		if code := m.commit("g", epoch, 1); code != codeNotCoordinator {
+			t.Errorf("epoch %d: code %d", epoch, code)
+		}
+	}
+}
+
+func TestCommitsGetTheirOwnCodes(t *testing.T) {
+	m := offsetsMachine(t)
+	epoch := m.Catalog.Coordinators[5].Epoch
+	version := m.Catalog.Version
+	r := m.one(CommitCommand([]OffsetCommit{
+		{Group: "a", Slot: 5, Epoch: epoch, RetentionMs: -1, Offsets: []OffsetToCommit{
+			{TP{1, 0}, 1, strings.Repeat("x", MaxOffsetMetadata)}, {TP{1, 3}, 1, ""}, {TP{9, 0}, 1, ""}, {TP{1, 1}, 1, strings.Repeat("x", MaxOffsetMetadata+1)}}},
+		{Group: "b", Slot: 5, Epoch: epoch + 1, RetentionMs: -1, Offsets: []OffsetToCommit{{TP{1, 0}, 1, ""}}},
+		{Group: "c", Slot: CoordinatorSlots, Epoch: epoch, RetentionMs: -1, Offsets: []OffsetToCommit{{TP{1, 0}, 1, ""}}},
+		{Group: strings.Repeat("d", MaxGroupID+1), Slot: 5, Epoch: epoch, RetentionMs: -1, Offsets: []OffsetToCommit{{TP{1, 0}, 1, ""}}},
+		{Group: "a", Slot: 5, Epoch: epoch, RetentionMs: -1, Offsets: []OffsetToCommit{{TP{1, 2}, 7, ""}}},
+	}))
+	want := []int16{0, codeUnknownTopic, codeUnknownTopic, codeMetadataTooLarge, codeNotCoordinator, codeNotCoordinator, codeInvalidGroup, 0}
+	if !slices.Equal(r.Codes, want) {
+		t.Errorf("codes %v, want %v", r.Codes, want)
+	}
+	if len(m.Catalog.Consumers) != 1 || len(m.Catalog.Consumers["a"].Offsets) != 2 {
+		t.Errorf("%v", consumersOf(m.Catalog))
+	}
+	if m.Catalog.Version != version {
+		t.Error("a commit is no new version of the catalog")
+	}
+	again(t, m.Group)
+}
+
+// TestOffsetsExpire as Kafka's do: so long after the commit, and not before the
+// group has been without members for as long.
+func TestOffsetsExpire(t *testing.T) {
+	const retention = 100_000
+	m := offsetsMachine(t)
+	epoch := m.Catalog.Coordinators[5].Epoch
+	commit := func(group string, p int32, member bool, asked int64) {
+		m.entry(0, CommitCommand([]OffsetCommit{{Group: group, Slot: 5, Epoch: epoch, Member: member, RetentionMs: asked,
+			Offsets: []OffsetToCommit{{TP{1, p}, 1, ""}}}}))
+	}
+	kept := func() string {
+		m.entry(0, Control(KindExpireOffsets, ExpireOffsets{RetentionMs: retention}))
+		var s []string
+		for name, g := range m.Catalog.Consumers {
+			s = append(s, fmt.Sprint(name, g.sorted()))
+		}
+		slices.Sort(s)
+		return fmt.Sprint(s)
+	}
+	wait := func(ms int) { // an entry's step is capped
+		for ; ms > 0; ms -= 50_000 {
+			m.entry(uint32(min(ms, 50_000)))
+		}
+	}
+	commit("group", 0, true, -1)
+	commit("simple", 0, false, -1)
+	commit("asked", 0, true, 10_000)
+	wait(10_000 - 1)
+	if got := kept(); got != "[asked[1/0] group[1/0] simple[1/0]]" {
+		t.Fatal(got)
+	}
+	wait(1)
+	if got := kept(); got != "[group[1/0] simple[1/0]]" {
+		t.Fatal(got)
+	}
+	wait(50_000)
+	m.entry(0, Control(KindTouchGroups, TouchGroups{Groups: [][]byte{[]byte("group"), []byte("nobody")}}))
+	commit("simple", 1, false, -1)
+	wait(40_000)
+	if got := kept(); got != "[group[1/0] simple[1/1]]" {
+		t.Fatal(got)
+	}
+	wait(60_000)
+	if got := kept(); got != "[]" {
+		t.Fatal(got)
+	}
+	if r := m.one(Control(KindExpireOffsets, ExpireOffsets{RetentionMs: -1})); r.Verdict != Rejected {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestOffsetsGo with their topic, their group, or alone.
+func TestOffsetsGo(t *testing.T) {
+	m := offsetsMachine(t)
+	other := m.one(Control(KindCreateTopic, CreateTopic{Name: "other", Partitions: 2, Groups: 2})).Topic
+	epoch := m.Catalog.Coordinators[5].Epoch
+	for _, group := range []string{"a", "b"} {
+		m.one(CommitCommand([]OffsetCommit{{Group: group, Slot: 5, Epoch: epoch, RetentionMs: -1,
+			Offsets: []OffsetToCommit{{TP{1, 0}, 1, ""}, {TP{1, 1}, 1, ""}, {TP{other, 0}, 1, ""}}}}))
+	}
+	m.commit("c", epoch, 3)
+	deleteOffsets := func(tps ...TP) Result {
+		return m.one(Control(KindDeleteOffsets, DeleteOffsets{Group: []byte("a"), Slot: 5, Epoch: epoch, Partitions: tps}))
+	}
+	deleteGroup := Control(KindDeleteGroup, DeleteGroup{Group: []byte("b"), Slot: 5, Epoch: epoch})
+	if r := deleteOffsets(TP{1, 1}, TP{9, 9}); r.Verdict != Done || len(m.Catalog.Consumers["a"].Offsets) != 2 {
+		t.Errorf("%+v, %s", r, m.committed("a"))
+	}
+	m.one(Control(KindDeleteTopic, DeleteTopic{Topic: 1}))
+	if got := fmt.Sprint(m.committed("a"), m.committed("b"), m.committed("c")); strings.Contains(got, "1/") || m.Catalog.Consumers["c"] != nil {
+		t.Errorf("after the topic: %s", got)
+	}
+	if code := m.commit("a", epoch, 4); code != codeUnknownTopic {
+		t.Errorf("commit for a topic that goes: code %d", code)
+	}
+	again(t, m.Group)
+	if r := m.one(deleteGroup); r.Verdict != Done || m.Catalog.Consumers["b"] != nil {
+		t.Errorf("%+v", r)
+	}
+	if r := m.one(deleteGroup); r.Verdict != Rejected || r.Code != codeGroupNotFound {
+		t.Errorf("%+v", r)
+	}
+	deleteOffsets(TP{other, 0})
+	if r := deleteOffsets(TP{other, 0}); m.Catalog.Consumers["a"] != nil || r.Code != codeGroupNotFound {
+		t.Errorf("a group without offsets is left: %+v", r)
+	}
+}
+
+func TestCommitsSurviveTheCodec(t *testing.T) {
+	commits := someCommits()
+	cmd := CommitCommand(commits)
+	got, err := decodeCommit(cmd.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got.Commits[2].Offsets = nil
+	if !reflect.DeepEqual(got.Commits, commits) {
+		t.Errorf("%+v became %+v", commits, got.Commits)
+	}
+	for n := range cmd.Body {
+		if _, err := decodeCommit(cmd.Body[:n]); !errors.Is(err, ErrCorruptEntry) {
+			t.Fatalf("the first %d bytes: %v", n, err)
+		}
+	}
+	if _, err := decodeCommit(append(cmd.Body, 0)); !errors.Is(err, ErrCorruptEntry) {
+		t.Errorf("a byte too much: %v", err)
+	}
+}
+
+func FuzzDecodeCommit(f *testing.F) {
+	f.Add(CommitCommand(someCommits()).Body)
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0x0f})
+	f.Fuzz(func(t *testing.T, body []byte) {
+		a, err := decodeCommit(body)
+		if err != nil {
+			if a != nil || !errors.Is(err, ErrCorruptEntry) {
+				t.Fatalf("%v, %v", a, err)
+			}
+			return
+		}
+		if again := CommitCommand(a.Commits).Body; !bytes.Equal(again, body) {
+			t.Fatalf("%x became %x", body, again)
+		}
+		g := NewGroup(CatalogGroup)
+		for i, raw := range someEntries() {
+			if _, err := g.Apply(uint64(i+1), raw); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := g.Apply(g.Index+1, EncodeEntry(0, []Command{{KindCommitOffsets, body}})); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := DecodeGroup(g.Encode()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
