@@ -41,7 +41,7 @@ func TestServed(t *testing.T) {
 		}
 	}
 	for _, key := range []kmsg.Key{
-		kmsg.LeaderAndISR, kmsg.AddPartitionsToTxn, kmsg.EndTxn, kmsg.WriteTxnMarkers, kmsg.AlterConfigs,
+		kmsg.LeaderAndISR, kmsg.AddPartitionsToTxn, kmsg.EndTxn, kmsg.WriteTxnMarkers, kmsg.AlterPartitionAssignments,
 		kmsg.DeleteRecords, kmsg.ConsumerGroupHeartbeat, kmsg.DescribeTopicPartitions, kmsg.ShareFetch, -1, 999,
 	} {
 		if api, ok := Lookup(int16(key)); ok {

@@ -35,6 +35,12 @@ type Cluster interface {
 	// when the groups have them.
 	CreatePartitions(ctx context.Context, name string, total int32) error
 
+	// AlterTopicConfig changes a topic's settings and returns when every
+	// group has the new ones and View shows them. change is given a copy of
+	// the settings and returns what they shall be, or a *KafkaError; it is
+	// called again if somebody else changed them meanwhile.
+	AlterTopicConfig(ctx context.Context, name string, change func(map[string]string) (map[string]string, error)) error
+
 	// ProducerID returns a producer id that no other call, on any node, ever
 	// returns (from 2^40 up, in blocks that the catalog hands out).
 	ProducerID(ctx context.Context) (int64, error)

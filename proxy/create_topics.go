@@ -206,7 +206,7 @@ func (s *Server) newTopic(v *View, t *kmsg.CreateTopicsRequestTopic) (TopicSpec,
 		}
 		spec.Config[c.Name] = *c.Value
 	}
-	return spec, nil
+	return spec, settingsConflict(spec.Config)
 }
 
 // checkNewAssignment says what is wrong with the form of a manual assignment:

@@ -165,6 +165,23 @@ func (c *fakeCluster) CreatePartitions(ctx context.Context, name string, total i
 	return nil
 }
 
+func (c *fakeCluster) AlterTopicConfig(_ context.Context, name string, change func(map[string]string) (map[string]string, error)) error {
+	old := maps.Clone(c.View().Topics[name].Config)
+	if old == nil {
+		old = map[string]string{}
+	}
+	config, err := change(old)
+	if err != nil {
+		return err
+	}
+	c.update(func(v *View) {
+		t := *v.Topics[name]
+		t.Config = config
+		v.Topics[name] = &t
+	})
+	return nil
+}
+
 func (c *fakeCluster) ProducerID(context.Context) (int64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -49,6 +49,9 @@ type Broker interface {
 	CreateTopic(ctx context.Context, name string, partitions int32, config map[string]string) (broker.TopicInfo, error)
 	ExtendTopic(ctx context.Context, name string, total int32) error
 	DeleteTopic(ctx context.Context, name string) error
+	// EnsureTopicConfig gives the topic the settings that CreateTopic would
+	// have given it, and reports whether it had others.
+	EnsureTopicConfig(ctx context.Context, name string, config map[string]string) (changed bool, err error)
 }
 
 // Log is one group's committed log, as the applier reads it. Methods may be

@@ -198,6 +198,8 @@ func (f *feeder) deal(index uint64, entryBytes int, r *fsm.Result) {
 		for _, tp := range r.Opened {
 			f.addLane(newLane(f, tp, r.Open, index, nil))
 		}
+	case r.Kind == fsm.KindConfig && r.Verdict == fsm.Done && r.Open != nil:
+		f.a.topics.declare(r.Open)
 	case r.Kind == fsm.KindClose && r.Verdict == fsm.Done:
 		for _, tp := range r.Closed {
 			f.removeLane(tp)
