@@ -80,6 +80,7 @@ var served = []API{
 	{Key: keyApiVersions, Min: 0, Max: 4, Kind: Ours, Alone: true},
 	{Key: int16(kmsg.CreateTopics), Min: 2, Max: 6, Kind: Ours, Alone: true},
 	{Key: int16(kmsg.DeleteTopics), Min: 1, Max: 5, Kind: Ours, Alone: true},
+	{Key: int16(kmsg.DeleteRecords), Min: 0, Max: 2, Kind: Ours, Alone: true},
 	{Key: int16(kmsg.InitProducerID), Min: 0, Max: 4, Kind: Ours, Alone: true},
 	{Key: int16(kmsg.OffsetForLeaderEpoch), Min: 2, Max: 4, Kind: Ours, Alone: true},
 	{Key: int16(kmsg.DescribeConfigs), Min: 1, Max: 4, Kind: Ours},

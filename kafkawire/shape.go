@@ -35,6 +35,7 @@ var requestShapes = map[kmsg.Key]string{
 	kmsg.ApiVersions:             "s@3 s@3",
 	kmsg.CreateTopics:            "[s 4 2 [4 (4)] [s s]] 4 1",
 	kmsg.DeleteTopics:            "(s) 4",
+	kmsg.DeleteRecords:           "[s [4 8]] 4",
 	kmsg.InitProducerID:          "s 4 8@3 2@3",
 	kmsg.OffsetForLeaderEpoch:    "4@3 [s [4 4 4]]",
 	kmsg.DescribeConfigs:         "[1 s (s)] 1 1@3",

@@ -182,6 +182,27 @@ func (c *fakeCluster) AlterTopicConfig(_ context.Context, name string, change fu
 	return nil
 }
 
+// DeleteRecords asks the broker, as the applier would.
+func (c *fakeCluster) DeleteRecords(ctx context.Context, topic *Topic, partition int32, offset int64) (int64, error) {
+	req := kmsg.NewPtrDeleteRecordsRequest()
+	req.SetVersion(2)
+	t := kmsg.NewDeleteRecordsRequestTopic()
+	t.Topic = topic.Name
+	p := kmsg.NewDeleteRecordsRequestTopicPartition()
+	p.Partition, p.Offset = partition, offset
+	t.Partitions = append(t.Partitions, p)
+	req.Topics = append(req.Topics, t)
+	resp, err := roundTrip[*kmsg.DeleteRecordsResponse](c.upstream, req)
+	if err != nil {
+		return 0, err
+	}
+	got := resp.Topics[0].Partitions[0]
+	if got.ErrorCode != 0 {
+		return 0, &KafkaError{Code: got.ErrorCode}
+	}
+	return got.LowWatermark, nil
+}
+
 func (c *fakeCluster) ProducerID(context.Context) (int64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -47,6 +47,7 @@ func init() {
 		int16(kmsg.ApiVersions):          handleAPIVersions,
 		int16(kmsg.CreateTopics):         handleCreateTopics,
 		int16(kmsg.DeleteTopics):         handleDeleteTopics,
+		int16(kmsg.DeleteRecords):        handleDeleteRecords,
 		int16(kmsg.InitProducerID):       handleInitProducerID,
 		int16(kmsg.OffsetForLeaderEpoch): handleOffsetForLeaderEpoch,
 		int16(kmsg.DescribeConfigs):      handleDescribeConfigs,

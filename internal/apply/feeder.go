@@ -205,6 +205,10 @@ func (f *feeder) deal(index uint64, entryBytes int, r *fsm.Result) {
 			f.removeLane(tp)
 		}
 		f.remove(r.Close, index)
+	case r.Kind == fsm.KindLogStart && r.Verdict == fsm.Done:
+		if l := f.lanes[r.TP]; l != nil {
+			l.raiseStart(r.BaseOffset)
+		}
 	case r.Kind == fsm.KindCut && r.Verdict == fsm.Done:
 		f.cut(index, r)
 	case r.Kind == fsm.KindTopicClosed && r.Verdict == fsm.Done:

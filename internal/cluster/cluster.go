@@ -26,6 +26,7 @@ import (
 type Applier interface {
 	Ready(tp fsm.TP, required int64) bool
 	WhenVisible(tp fsm.TP, end int64, fn func(error))
+	WhenStarted(tp fsm.TP, offset int64, fn func(error))
 	Conclude(group uint32, applied uint64)
 	Status(group uint32) apply.GroupStatus
 	Changes() *watch.Index

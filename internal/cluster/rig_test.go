@@ -83,6 +83,8 @@ func (a *fakeApplier) WhenVisible(_ fsm.TP, _ int64, fn func(error)) {
 	fn(nil)
 }
 
+func (a *fakeApplier) WhenStarted(_ fsm.TP, _ int64, fn func(error)) { fn(nil) }
+
 // release makes visible what was held, or ends it with err.
 func (a *fakeApplier) release(err error) {
 	a.mu.Lock()
