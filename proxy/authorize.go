@@ -17,14 +17,18 @@ import (
 // accessFor is how long the broker's word on a topic is good.
 const accessFor = 5 * time.Second
 
+// accessWait is how long the broker may take to say it: Metadata waits for that.
+const accessWait = 5 * time.Second
+
 // maxAccess bounds the topics that a connection remembers.
 const maxAccess = 1024
 
 // Operations as bits of Kafka's authorized operations: one by its ACL code.
 const (
-	opWrite  = 1 << 4
-	opDelete = 1 << 6
-	opAlter  = 1 << 7
+	opWrite    = 1 << 4
+	opDelete   = 1 << 6
+	opAlter    = 1 << 7
+	opDescribe = 1 << 8
 )
 
 // access is what a client may do with a topic.
@@ -38,7 +42,7 @@ type access struct {
 // error it is to be told: TOPIC_AUTHORIZATION_FAILED, or unsure where the
 // broker does not say. It is called from the connection's reader.
 func (r *request) mayTopics(ctx context.Context, op int32, topics []string, unsure int16) map[string]int16 {
-	if may := r.c.srv.cfg.BrokerAuthorizes; may != nil && !may() {
+	if !r.brokerAuthorizes() || len(topics) == 0 {
 		return nil
 	}
 	now := time.Now()
@@ -56,13 +60,74 @@ func (r *request) mayTopics(ctx context.Context, op int32, topics []string, unsu
 		a, ok := r.c.access[name]
 		switch {
 		case !ok || a.code != 0 && a.code != kerr.TopicAuthorizationFailed.Code:
-			denied[name] = unsure
+			if unsure != 0 {
+				denied[name] = unsure
+			}
 			delete(r.c.access, name) // asked again next time
 		case a.code != 0 || a.ops&op == 0:
 			denied[name] = kerr.TopicAuthorizationFailed.Code
 		}
 	}
 	return denied
+}
+
+// topicOperations is what the client may do with a topic, in Kafka's bits.
+func (r *request) topicOperations(name string) int32 {
+	if a, ok := r.c.access[name]; ok && a.code == 0 {
+		return a.ops
+	}
+	return topicOperations
+}
+
+// mayCreate returns why the client may not create topics of those names, for
+// each that it may not. The broker judges a request that only validates: it
+// looks at the cluster's rights and at the topic's (and at create.topic.policy).
+func (r *request) mayCreate(ctx context.Context, topics []string) map[string]*KafkaError {
+	if !r.brokerAuthorizes() || len(topics) == 0 {
+		return nil
+	}
+	req := kmsg.NewPtrCreateTopicsRequest()
+	req.SetVersion(2)
+	req.TimeoutMillis, req.ValidateOnly = int32(r.c.srv.cfg.Limits.UpstreamTimeout/time.Millisecond), true
+	denied := make(map[string]*KafkaError)
+	for _, name := range topics {
+		if denied[name] != nil {
+			continue // once each
+		}
+		denied[name] = unjudged
+		t := kmsg.NewCreateTopicsRequestTopic()
+		t.Topic, t.NumPartitions, t.ReplicationFactor = name, 1, 1
+		req.Topics = append(req.Topics, t)
+	}
+	ctx, cancel := context.WithTimeout(ctx, min(r.c.srv.cfg.Limits.UpstreamTimeout, accessWait))
+	defer cancel()
+	resp, err := query[*kmsg.CreateTopicsResponse](ctx, r, req)
+	if err != nil {
+		r.noteUpstream(err)
+		return denied
+	}
+	for _, t := range resp.Topics {
+		switch t.ErrorCode {
+		case kerr.TopicAuthorizationFailed.Code, kerr.ClusterAuthorizationFailed.Code, kerr.PolicyViolation.Code:
+			denied[t.Topic] = answeredProblem(t.ErrorCode, t.ErrorMessage)
+		default: // it may; what else is wrong is for us to say
+			delete(denied, t.Topic)
+		}
+	}
+	return denied
+}
+
+func (r *request) brokerAuthorizes() bool {
+	may := r.c.srv.cfg.BrokerAuthorizes
+	return may == nil || may()
+}
+
+// deniedMessage is for people.
+func deniedMessage(code int16) string {
+	if code == kerr.TopicAuthorizationFailed.Code {
+		return kerr.TopicAuthorizationFailed.Description
+	}
+	return unjudged.Message
 }
 
 // deniedOr is the error of a topic that the client may not use, or else what is
@@ -89,7 +154,7 @@ func (r *request) learnAccess(ctx context.Context, topics []string, until time.T
 		t.Topic = kmsg.StringPtr(name)
 		req.Topics = append(req.Topics, t)
 	}
-	ctx, cancel := context.WithTimeout(ctx, r.c.srv.cfg.Limits.UpstreamTimeout)
+	ctx, cancel := context.WithTimeout(ctx, min(r.c.srv.cfg.Limits.UpstreamTimeout, accessWait))
 	defer cancel()
 	resp, err := query[*kmsg.MetadataResponse](ctx, r, req)
 	if err != nil {

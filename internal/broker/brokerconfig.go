@@ -50,12 +50,28 @@ func (a *Admin) SetBrokerDefaults(ctx context.Context) (warnings []string, err e
 		warnings = append(warnings, "auto.create.topics.enable is true and cannot be changed while the broker runs; set it to false in the broker's configuration file and restart it")
 	}
 	if name := config["authorizer.class.name"]; name != "" {
-		warnings = append(warnings, fmt.Sprintf("the broker has an authorizer (%s), which lockstep does not ask yet: whoever reaches lockstep's port can write to every topic; do not use the two together where that matters", name))
+		warnings = append(warnings, fmt.Sprintf("the broker has an authorizer (%s), which lockstep asks what a client may do, on the client's own connection: set broker.client_server to a listener where clients authenticate as themselves, and let nobody but lockstep use the one it has", name))
 	}
 	if config["delete.topic.enable"] == "false" {
 		warnings = append(warnings, "delete.topic.enable is false, so topics cannot be deleted; set it to true in the broker's configuration file and restart it")
 	}
 	return warnings, nil
+}
+
+// Authorizer returns the name of the broker's authorizer, "" if it has none.
+func (a *Admin) Authorizer(ctx context.Context) (string, error) {
+	meta, err := a.metadata(ctx, []kmsg.MetadataRequestTopic{})
+	if err != nil {
+		return "", fmt.Errorf("ask who the broker is: %w", err)
+	}
+	if len(meta.Brokers) == 0 {
+		return "", fmt.Errorf("%w: Metadata without a broker", ErrMalformed)
+	}
+	config, err := a.DescribeConfig(ctx, kmsg.ConfigResourceTypeBroker, strconv.Itoa(int(meta.Brokers[0].NodeID)))
+	if err != nil {
+		return "", fmt.Errorf("read the broker's settings: %w", err)
+	}
+	return config["authorizer.class.name"], nil
 }
 
 // TopicConfig returns the topic's settings as the broker has them in effect.
