@@ -72,3 +72,30 @@ func TestRecordsAreDeletedOnTheBroker(t *testing.T) {
 		t.Errorf("a partition that is not open: %v", err)
 	}
 }
+
+// A broker that was set back to an old state is told again what the base says,
+// though the entries that said it are passed over.
+func TestBaseCarriesSettingsAndLogStart(t *testing.T) {
+	w := newTrustingWorld(t, 1, nil)
+	w.open(1, 1, "a", 0)
+	w.send(tpA, 10)
+	w.settled()
+	w.stop()
+	restore := w.broker.saved()
+	w.start()
+	w.setConfig(1, 1, map[string]string{"retention.ms": "1000000"}, 1)
+	w.deleteBelow(tpA, 5)
+	w.startsAt(5)
+	w.brokerSays("retention.ms", "1000000")
+	w.based(1)
+	w.stop()
+	w.broker.stop()
+	restore()
+	w.broker.start()
+	if start, _, err := w.local.Reader.LogEnd(t.Context(), "a", 0); err != nil || start != 0 {
+		t.Fatalf("the broker was not set back: log start %d, %v", start, err)
+	}
+	w.start()
+	w.startsAt(5)
+	w.brokerSays("retention.ms", "1000000")
+}
