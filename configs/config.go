@@ -40,6 +40,7 @@ type Cluster struct {
 // Broker says where the co-located Kafka broker is and how long to wait for it.
 type Broker struct {
 	BootstrapServer  string        `yaml:"bootstrap_server"`
+	ClientServer     string        `yaml:"client_server"`
 	RequestTimeout   time.Duration `yaml:"request_timeout"`
 	UnreachableAfter time.Duration `yaml:"unreachable_after"`
 	LogDirs          []string      `yaml:"log_dirs"`

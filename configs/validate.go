@@ -188,6 +188,9 @@ func (c Config) validateBroker(p *problems) {
 	} else {
 		p.address("broker.bootstrap_server", c.Broker.BootstrapServer)
 	}
+	if c.Broker.ClientServer != "" {
+		p.address("broker.client_server", c.Broker.ClientServer)
+	}
 	between(p, "broker.request_timeout", c.Broker.RequestTimeout, 100*time.Millisecond, time.Hour)
 	between(p, "broker.unreachable_after", c.Broker.UnreachableAfter, 100*time.Millisecond, time.Hour)
 	between(p, "broker.trust_after", c.Broker.TrustAfter, time.Second, 24*time.Hour)

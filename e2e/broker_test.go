@@ -28,7 +28,8 @@ type broker struct {
 	port           int
 	controllerPort int
 	extraFlags     []string
-	embedded       string // the lockstep binary whose embedded broker stands in for Kafka; empty: Kafka
+	settings       []string // lines of server.properties that come last, and win
+	embedded       string   // the lockstep binary whose embedded broker stands in for Kafka; empty: Kafka
 	proc           *process
 }
 
@@ -113,7 +114,7 @@ func (b *broker) properties() string {
 		"num.io.threads=4",
 		"log.cleaner.dedupe.buffer.size=8388608",
 	}
-	return strings.Join(lines, "\n") + "\n"
+	return strings.Join(append(lines, b.settings...), "\n") + "\n"
 }
 
 // format writes the configuration and gives the broker a cluster id of its own.

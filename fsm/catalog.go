@@ -44,6 +44,9 @@ type CatalogTopic struct {
 	Groups []uint32          `json:"groups"` // by partition: the group that holds it
 	Opened int32             `json:"opened"` // partitions that clients may see
 	Config map[string]string `json:"config,omitempty"`
+
+	Revision   uint64 `json:"revision,omitempty"`   // counts the changes of Config
+	Configured uint64 `json:"configured,omitempty"` // the revision that every group has
 }
 
 // CatalogNode is a member as the catalog has it.
@@ -171,6 +174,10 @@ func catalogArgs(k Kind) any {
 		return new(TakeRebuild)
 	case KindEndRebuild:
 		return new(EndRebuild)
+	case KindAlterTopicConfig:
+		return new(AlterTopicConfig)
+	case KindTopicConfigured:
+		return new(TopicConfigured)
 	}
 	return nil
 }
@@ -218,6 +225,10 @@ func (c *Catalog) apply(index uint64, args any) Result {
 		r, changed = c.takeRebuild(a)
 	case *EndRebuild:
 		changed = c.endRebuild(a)
+	case *AlterTopicConfig:
+		r, changed = c.alterTopicConfig(a)
+	case *TopicConfigured:
+		r, changed = c.topicConfigured(a)
 	}
 	if changed && r.Verdict == Done {
 		c.Version = index

@@ -195,6 +195,7 @@ type Open struct {
 	Total      int32             `json:"total"` // partitions of the topic, over all groups
 	Partitions []int32           `json:"partitions"`
 	Config     map[string]string `json:"config,omitempty"`
+	Revision   uint64            `json:"revision,omitempty"` // of Config
 }
 
 // Close ends all partitions of a topic in a group.

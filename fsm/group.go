@@ -43,7 +43,7 @@ type Result struct {
 	CRC        uint32          // Appended: CRC as stamped with the applier's identity
 	Below      uint64          // Appended: Partition.Hash over everything below BaseOffset
 
-	Open   *Open  // KindOpen
+	Open   *Open  // KindOpen; KindConfig: the topic's with its new settings, nil if they are no news
 	Opened []TP   // KindOpen: partitions that were not open before
 	Close  *Close // KindClose
 	Closed []TP   // KindClose: partitions that were open before
@@ -178,6 +178,9 @@ func (g *Group) decode(c Command) (any, error) {
 	case KindRecover:
 		v := new(Recover)
 		return v, decodeControl(c.Body, v)
+	case KindConfig:
+		v := new(Config)
+		return v, decodeControl(c.Body, v)
 	}
 	if c.Kind == KindCommitOffsets {
 		return decodeCommit(c.Body)
@@ -206,6 +209,8 @@ func (g *Group) apply(args any) Result {
 		return g.cut(a)
 	case *Recover:
 		return g.recover(a)
+	case *Config:
+		return g.config(a)
 	}
 	if g.only != nil {
 		return Result{}

@@ -41,8 +41,8 @@ func TestServed(t *testing.T) {
 		}
 	}
 	for _, key := range []kmsg.Key{
-		kmsg.LeaderAndISR, kmsg.AddPartitionsToTxn, kmsg.EndTxn, kmsg.WriteTxnMarkers, kmsg.AlterConfigs,
-		kmsg.DeleteRecords, kmsg.ConsumerGroupHeartbeat, kmsg.DescribeTopicPartitions, kmsg.ShareFetch, -1, 999,
+		kmsg.LeaderAndISR, kmsg.AddPartitionsToTxn, kmsg.EndTxn, kmsg.WriteTxnMarkers, kmsg.AlterPartitionAssignments,
+		kmsg.ElectLeaders, kmsg.ConsumerGroupHeartbeat, kmsg.DescribeTopicPartitions, kmsg.ShareFetch, -1, 999,
 	} {
 		if api, ok := Lookup(int16(key)); ok {
 			t.Errorf("%s is served", api.Name)
@@ -112,7 +112,7 @@ func TestIntersect(t *testing.T) {
 	}
 	for _, key := range []kmsg.Key{
 		kmsg.ApiVersions, kmsg.Metadata, kmsg.InitProducerID, kmsg.FindCoordinator, kmsg.DescribeCluster,
-		kmsg.CreateTopics, kmsg.DeleteTopics, kmsg.CreatePartitions, kmsg.OffsetForLeaderEpoch,
+		kmsg.CreateTopics, kmsg.DeleteTopics, kmsg.CreatePartitions, kmsg.OffsetForLeaderEpoch, kmsg.DeleteRecords,
 	} {
 		if _, ok := got[int16(key)]; !ok {
 			t.Errorf("%s is not offered though the proxy answers it alone", key.Name())
@@ -121,8 +121,8 @@ func TestIntersect(t *testing.T) {
 	if !slices.Equal(Intersect(Served()), Served()) {
 		t.Error("without brokers the list is not the allow-list")
 	}
-	if n := len(Intersect(Served(), nil)); n != 9 {
-		t.Errorf("with a broker that offers nothing %d APIs are left, want 9", n)
+	if n := len(Intersect(Served(), nil)); n != 10 {
+		t.Errorf("with a broker that offers nothing %d APIs are left, want 10", n)
 	}
 }
 

@@ -37,6 +37,18 @@ type Cluster interface {
 	// when the groups have them.
 	CreatePartitions(ctx context.Context, name string, total int32) error
 
+	// AlterTopicConfig changes a topic's settings and returns when every
+	// group has the new ones and View shows them. change is given a copy of
+	// the settings and returns what they shall be, or a *KafkaError; it is
+	// called again if somebody else changed them meanwhile.
+	AlterTopicConfig(ctx context.Context, name string, change func(map[string]string) (map[string]string, error)) error
+
+	// DeleteRecords raises a partition's log start offset to offset, -1
+	// standing for the end, and returns what it is when this node's broker
+	// has deleted what lies below. An offset beyond the end is a *KafkaError
+	// of code OFFSET_OUT_OF_RANGE.
+	DeleteRecords(ctx context.Context, topic *Topic, partition int32, offset int64) (int64, error)
+
 	// ProducerID returns a producer id that no other call, on any node, ever
 	// returns (from 2^40 up, in blocks that the catalog hands out).
 	ProducerID(ctx context.Context) (int64, error)

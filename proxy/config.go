@@ -26,6 +26,11 @@ type Config struct {
 	// whole table.
 	BrokerVersions func() []kmsg.ApiVersionsResponseApiKey
 
+	// BrokerAuthorizes says whether the broker may have an authorizer, and
+	// must be asked what a client may do before it is done with the node's
+	// own rights. Nil: it always is asked. Any goroutine may call it.
+	BrokerAuthorizes func() bool
+
 	Limits Limits
 	Topics Topics
 	Logger hclog.Logger

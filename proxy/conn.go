@@ -61,9 +61,10 @@ type conn struct {
 	slots    chan *slot // reader to writer, in request order; closed by the reader
 	budget   *budget    // this connection's request bytes
 	up       *upstream
-	work     sync.WaitGroup // helpers of requests, ended by ctx
-	lastDone atomic.Int64   // UnixNano of the last response written
-	inFlight atomic.Int32   // slots not yet dealt with by the writer
+	access   map[string]access // what the broker said that the client may do; owned by the reader
+	work     sync.WaitGroup    // helpers of requests, ended by ctx
+	lastDone atomic.Int64      // UnixNano of the last response written
+	inFlight atomic.Int32      // slots not yet dealt with by the writer
 }
 
 func newConn(s *Server, nc net.Conn, listener string) *conn {

@@ -25,11 +25,19 @@ func handleCreatePartitions(r *request) error {
 	resp.Topics = make([]kmsg.CreatePartitionsResponseTopic, len(req.Topics))
 	ctx, cancel := r.adminContext(req.TimeoutMillis)
 	defer cancel()
+	names := make([]string, 0, len(req.Topics))
+	for _, t := range req.Topics {
+		names = append(names, t.Topic)
+	}
+	denied := r.mayTopics(ctx, opAlter, names, kerr.NotController.Code)
 	r.eachTopic(len(req.Topics), func(i int) {
 		t := &req.Topics[i]
 		rt := kmsg.NewCreatePartitionsResponseTopic()
 		rt.Topic = t.Topic
 		p := checkNewPartitions(v, t)
+		if code := denied[t.Topic]; code == kerr.TopicAuthorizationFailed.Code || code != 0 && p == nil {
+			p = &KafkaError{code, deniedMessage(code)}
+		}
 		if count[t.Topic] > 1 {
 			p = problem(kerr.InvalidRequest, "the request names this topic more than once")
 		}

@@ -65,8 +65,16 @@ func handleCreateTopics(r *request) error {
 	problems := r.c.srv.checkNewTopics(v, req.Topics, specs)
 	ctx, cancel := r.adminContext(req.TimeoutMillis)
 	defer cancel()
+	names := make([]string, 0, len(req.Topics))
+	for _, t := range req.Topics {
+		names = append(names, t.Topic)
+	}
+	denied := r.mayCreate(ctx, names)
 	r.eachTopic(len(req.Topics), func(i int) {
 		problem := problems[i]
+		if p := denied[specs[i].Name]; p != nil && (problem == nil || problem.Code != kerr.InvalidRequest.Code) {
+			problem = p
+		}
 		if problem == nil && !req.ValidateOnly {
 			if err := r.c.srv.cluster.CreateTopic(ctx, specs[i]); err != nil {
 				code, msg := errorCode(err)
@@ -206,7 +214,7 @@ func (s *Server) newTopic(v *View, t *kmsg.CreateTopicsRequestTopic) (TopicSpec,
 		}
 		spec.Config[c.Name] = *c.Value
 	}
-	return spec, nil
+	return spec, settingsConflict(spec.Config)
 }
 
 // checkNewAssignment says what is wrong with the form of a manual assignment:

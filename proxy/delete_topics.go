@@ -25,6 +25,7 @@ func handleDeleteTopics(r *request) error {
 	resp.Topics = make([]kmsg.DeleteTopicsResponseTopic, len(req.TopicNames))
 	ctx, cancel := r.adminContext(req.TimeoutMillis)
 	defer cancel()
+	denied := r.mayTopics(ctx, opDelete, req.TopicNames, kerr.NotController.Code)
 	r.eachTopic(len(req.TopicNames), func(i int) {
 		name := req.TopicNames[i]
 		rt := kmsg.NewDeleteTopicsResponseTopic()
@@ -33,6 +34,8 @@ func handleDeleteTopics(r *request) error {
 		switch {
 		case count[name] > 1:
 			rt.ErrorCode, msg = kerr.InvalidRequest.Code, "the request names this topic more than once"
+		case denied[name] == kerr.TopicAuthorizationFailed.Code, denied[name] != 0 && v.Topics[name] != nil:
+			rt.ErrorCode, msg = denied[name], deniedMessage(denied[name])
 		case v.Topics[name] == nil:
 			rt.ErrorCode, msg = missingTopicAdminCode(v)
 		default:

@@ -173,6 +173,44 @@ func (c *fakeCluster) CreatePartitions(ctx context.Context, name string, total i
 	return nil
 }
 
+func (c *fakeCluster) AlterTopicConfig(_ context.Context, name string, change func(map[string]string) (map[string]string, error)) error {
+	old := maps.Clone(c.View().Topics[name].Config)
+	if old == nil {
+		old = map[string]string{}
+	}
+	config, err := change(old)
+	if err != nil {
+		return err
+	}
+	c.update(func(v *View) {
+		t := *v.Topics[name]
+		t.Config = config
+		v.Topics[name] = &t
+	})
+	return nil
+}
+
+// DeleteRecords asks the broker, as the applier would.
+func (c *fakeCluster) DeleteRecords(ctx context.Context, topic *Topic, partition int32, offset int64) (int64, error) {
+	req := kmsg.NewPtrDeleteRecordsRequest()
+	req.SetVersion(2)
+	t := kmsg.NewDeleteRecordsRequestTopic()
+	t.Topic = topic.Name
+	p := kmsg.NewDeleteRecordsRequestTopicPartition()
+	p.Partition, p.Offset = partition, offset
+	t.Partitions = append(t.Partitions, p)
+	req.Topics = append(req.Topics, t)
+	resp, err := roundTrip[*kmsg.DeleteRecordsResponse](c.upstream, req)
+	if err != nil {
+		return 0, err
+	}
+	got := resp.Topics[0].Partitions[0]
+	if got.ErrorCode != 0 {
+		return 0, &KafkaError{Code: got.ErrorCode}
+	}
+	return got.LowWatermark, nil
+}
+
 func (c *fakeCluster) ProducerID(context.Context) (int64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -227,6 +227,7 @@ func FuzzBrokerAnswer(f *testing.F) {
 			req.Resources = append(req.Resources, res)
 			return req
 		}(),
+		func() kmsg.Request { return alterOf(setOp("orders", "retention.ms", "1")) }(),
 	}
 	for i, req := range requests {
 		api, ok := kafkawire.Lookup(req.Key())

@@ -13,8 +13,8 @@ import (
 // Everything is made from the View, nothing from the broker. Deviations from
 // Kafka: leader epochs are -1, for the brokers' epochs are unrelated; before
 // this node has heard from the catalog's leader an unknown topic is answered
-// LEADER_NOT_AVAILABLE, which clients retry; authorized operations are those
-// of a cluster without an authorizer; a topic just created is shown with its
+// LEADER_NOT_AVAILABLE, which clients retry; the cluster's authorized operations
+// are those of a cluster without an authorizer; a topic just created is shown with its
 // leaders when they are there within autoCreateWait.
 
 func handleMetadata(r *request) error {
@@ -33,9 +33,10 @@ func handleMetadata(r *request) error {
 	// Before version 4 there was no way to say no.
 	created := map[string]error{}
 	if !all && v.CatalogReady && r.c.srv.cfg.Topics.AutoCreate && (r.h.Version < 4 || req.AllowAutoTopicCreation) {
-		created = r.c.srv.auto.ensure(r.c.ctx, missingTopics(v, names))
+		created = r.autoCreate(missingTopics(v, names))
 		v = r.c.srv.cluster.View()
 	}
+	hidden := r.mayTopics(r.c.ctx, opDescribe, names, 0)
 
 	resp := kmsg.NewPtrMetadataResponse()
 	nodes := liveNodes(v, r.c.listener)
@@ -61,14 +62,43 @@ func handleMetadata(r *request) error {
 		resp.AuthorizedOperations = clusterOperations
 	}
 	for _, name := range names {
+		if hidden[name] != 0 {
+			if !all {
+				resp.Topics = append(resp.Topics, unseenTopic(name))
+			}
+			continue
+		}
 		t := metadataTopic(v, nodes, name, created)
 		if req.IncludeTopicAuthorizedOperations && t.ErrorCode == 0 {
-			t.AuthorizedOperations = topicOperations
+			t.AuthorizedOperations = r.topicOperations(name)
 		}
 		resp.Topics = append(resp.Topics, t)
 	}
 	r.reply(resp)
 	return nil
+}
+
+// autoCreate brings topics into being that the client may create, and returns
+// the outcomes.
+func (r *request) autoCreate(names []string) map[string]error {
+	if len(names) == 0 {
+		return nil
+	}
+	denied := r.mayCreate(r.c.ctx, names)
+	created := r.c.srv.auto.ensure(r.c.ctx, slices.DeleteFunc(names, func(name string) bool { return denied[name] != nil }))
+	for name, p := range denied {
+		created[name] = p
+	}
+	return created
+}
+
+// unseenTopic is what a client is told of a topic that it may not describe.
+func unseenTopic(name string) kmsg.MetadataResponseTopic {
+	mt := kmsg.NewMetadataResponseTopic()
+	mt.Topic = kmsg.StringPtr(name)
+	mt.AuthorizedOperations = noOperations
+	mt.ErrorCode = kerr.TopicAuthorizationFailed.Code
+	return mt
 }
 
 // metadataNames returns the topics asked for, each once, or that all are.

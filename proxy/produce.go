@@ -145,6 +145,11 @@ func (p *producing) start(req *kmsg.ProduceRequest) {
 func (p *producing) check(req *kmsg.ProduceRequest, now time.Time) []checkedBatch {
 	v := p.r.c.srv.cluster.View()
 	twice := repeated(req)
+	names := make([]string, 0, len(req.Topics))
+	for _, t := range req.Topics {
+		names = append(names, t.Topic)
+	}
+	denied := p.r.mayTopics(p.r.c.ctx, opWrite, names, kerr.NotLeaderForPartition.Code)
 	var batches []checkedBatch
 	for i, t := range req.Topics {
 		for j, part := range t.Partitions {
@@ -154,7 +159,7 @@ func (p *producing) check(req *kmsg.ProduceRequest, now time.Time) []checkedBatc
 				continue
 			}
 			topic, code := partitionCode(v, t.Topic, part.Partition)
-			if code != 0 {
+			if code = deniedOr(denied[t.Topic], code); code != 0 {
 				p.refuse(at, code, "")
 				continue
 			}

@@ -47,14 +47,18 @@ func init() {
 		int16(kmsg.ApiVersions):          handleAPIVersions,
 		int16(kmsg.CreateTopics):         handleCreateTopics,
 		int16(kmsg.DeleteTopics):         handleDeleteTopics,
+		int16(kmsg.DeleteRecords):        handleDeleteRecords,
 		int16(kmsg.InitProducerID):       handleInitProducerID,
 		int16(kmsg.OffsetForLeaderEpoch): handleOffsetForLeaderEpoch,
 		int16(kmsg.DescribeConfigs):      handleDescribeConfigs,
+		int16(kmsg.AlterConfigs):         handleAlterConfigs,
 		int16(kmsg.SASLAuthenticate):     handlePassThrough,
 		int16(kmsg.CreatePartitions):     handleCreatePartitions,
 		int16(kmsg.DeleteGroups):         handleDeleteGroups,
 		int16(kmsg.OffsetDelete):         handleOffsetDelete,
 		int16(kmsg.DescribeCluster):      handleDescribeCluster,
+
+		int16(kmsg.IncrementalAlterConfigs): handleIncrementalAlterConfigs,
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 // topicSettings are Kafka 4's topic settings (LogConfig) and what a value must
@@ -46,6 +48,24 @@ var topicSettings = map[string]func(string) string{
 	"segment.jitter.ms":                       number(0, math.MaxInt64),
 	"segment.ms":                              number(1, math.MaxInt64),
 	"unclean.leader.election.enable":          oneOf("true", "false"),
+}
+
+// listSettings are those to which IncrementalAlterConfigs may append.
+var listSettings = map[string]bool{
+	"cleanup.policy": true,
+	"follower.replication.throttled.replicas": true,
+	"leader.replication.throttled.replicas":   true,
+}
+
+// settingsConflict says which of a topic's settings contradict each other
+// (LogConfig.validateValues).
+func settingsConflict(config map[string]string) *KafkaError {
+	t := &Topic{Config: config}
+	least, most := configInt(t, "min.compaction.lag.ms", 0), configInt(t, "max.compaction.lag.ms", math.MaxInt64)
+	if least > most {
+		return problem(kerr.InvalidConfig, "conflict topic config setting min.compaction.lag.ms (%d) > max.compaction.lag.ms (%d)", least, most)
+	}
+	return nil
 }
 
 // settingProblem says what is wrong with a topic's setting, "" if nothing.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -38,6 +39,8 @@ type localBroker struct {
 
 	mu   sync.Mutex
 	apis [][3]int16 // what the broker offers, as it last said
+
+	open atomic.Bool // the broker said that it has no authorizer
 }
 
 var _ apply.Broker = (*localBroker)(nil)
@@ -114,6 +117,12 @@ func (b *localBroker) greet(ctx context.Context) {
 				"next", "check offsets.topic.replication.factor=1 in its configuration file")
 		}
 	}()
+	if name, err := b.Authorizer(ctx); err != nil {
+		b.log.Warn("the broker does not say whether it has an authorizer: it is asked about every client", "error", err)
+		b.open.Store(false)
+	} else {
+		b.open.Store(name == "")
+	}
 	warnings, err := b.SetBrokerDefaults(ctx)
 	if err != nil {
 		b.log.Warn("cannot set the broker's defaults", "error", err)
@@ -122,6 +131,9 @@ func (b *localBroker) greet(ctx context.Context) {
 		b.log.Warn("broker setting", "warning", w)
 	}
 }
+
+// Authorizes says whether the broker may have an authorizer.
+func (b *localBroker) Authorizes() bool { return !b.open.Load() }
 
 // WaitUp implements apply.Broker.
 func (b *localBroker) WaitUp(ctx context.Context) error {

@@ -76,7 +76,7 @@ func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 	n.node.Handle(methodCopy, func(ctx context.Context, _ transport.Hello, payload []byte) ([]byte, error) {
 		return n.applier.HeardCopy(ctx, payload)
 	})
-	if n.proxy, err = proxy.New(proxyConfig(cfg, log, n.cluster), n.cluster, n.cluster); err != nil {
+	if n.proxy, err = proxy.New(proxyConfig(cfg, log, n.cluster, n.broker), n.cluster, n.cluster); err != nil {
 		return nil, fmt.Errorf("kafka listeners: %w", err)
 	}
 	n.admin = admin.New(admin.Config{Listen: cfg.Admin.Listen, Self: cfg.Node.ID, Version: version, Logger: log.Named("admin")},
@@ -147,10 +147,13 @@ func adminAddress(cfg configs.Config) string {
 	return cfg.Admin.Listen
 }
 
-func proxyConfig(cfg configs.Config, log hclog.Logger, c *cluster.Cluster) proxy.Config {
+func proxyConfig(cfg configs.Config, log hclog.Logger, c *cluster.Cluster, b *localBroker) proxy.Config {
 	out := proxy.Config{
-		Upstream:       cfg.Broker.BootstrapServer,
-		BrokerVersions: func() []kmsg.ApiVersionsResponseApiKey { return offeredByAll(c.BrokerAPIs()) },
+		Upstream: cfg.Broker.BootstrapServer,
+		// Where clients have a listener of their own they are known by name,
+		// or not let in at all: the broker says which.
+		BrokerAuthorizes: func() bool { return cfg.Broker.ClientServer != "" || b.Authorizes() },
+		BrokerVersions:   func() []kmsg.ApiVersionsResponseApiKey { return offeredByAll(c.BrokerAPIs()) },
 		Limits: proxy.Limits{
 			MaxFrameBytes:           int(cfg.Limits.MaxFrameBytes),
 			MaxInflightBytesPerConn: int64(cfg.Limits.MaxInflightBytesPerConnection),
@@ -162,6 +165,9 @@ func proxyConfig(cfg configs.Config, log hclog.Logger, c *cluster.Cluster) proxy
 		Topics: proxy.Topics{AutoCreate: cfg.Topics.AutoCreateTopicsEnable, NumPartitions: int32(cfg.Topics.NumPartitions),
 			MaxMessageBytes: int(cfg.Topics.MaxMessageBytes)},
 		Logger: log.Named("kafka"),
+	}
+	if cfg.Broker.ClientServer != "" {
+		out.Upstream = cfg.Broker.ClientServer
 	}
 	for _, l := range cfg.Listeners {
 		out.Listeners = append(out.Listeners, proxy.Listener{Name: l.Name, Addr: l.Address()})

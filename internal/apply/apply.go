@@ -49,6 +49,11 @@ type Broker interface {
 	CreateTopic(ctx context.Context, name string, partitions int32, config map[string]string) (broker.TopicInfo, error)
 	ExtendTopic(ctx context.Context, name string, total int32) error
 	DeleteTopic(ctx context.Context, name string) error
+	// DeleteRecords raises a partition's log start and returns what it is then.
+	DeleteRecords(ctx context.Context, topic string, partition int32, offset int64) (int64, error)
+	// EnsureTopicConfig gives the topic the settings that CreateTopic would
+	// have given it, and reports whether it had others.
+	EnsureTopicConfig(ctx context.Context, name string, config map[string]string) (changed bool, err error)
 }
 
 // Log is one group's committed log, as the applier reads it. Methods may be

@@ -27,6 +27,7 @@ type attachment struct {
 // look reads what the broker holds of the partition.
 func (l *lane) look(ctx context.Context) (*attachment, error) {
 	b := l.f.a.cfg.Broker
+	l.lookAtStart()
 	start, end, err := b.LogEnd(ctx, l.name, l.tp.Partition)
 	if err != nil {
 		return nil, fmt.Errorf("read the log end offset: %w", err)

@@ -111,6 +111,7 @@ func (f *feeder) adopt() error {
 	}
 	for tp, part := range tail.Partitions {
 		if l := f.lanes[tp]; l != nil {
+			l.raiseStart(part.LogStart)
 			l.interrupt(errAgain)
 			continue
 		}

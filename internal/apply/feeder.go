@@ -198,11 +198,17 @@ func (f *feeder) deal(index uint64, entryBytes int, r *fsm.Result) {
 		for _, tp := range r.Opened {
 			f.addLane(newLane(f, tp, r.Open, index, nil))
 		}
+	case r.Kind == fsm.KindConfig && r.Verdict == fsm.Done && r.Open != nil:
+		f.a.topics.declare(r.Open)
 	case r.Kind == fsm.KindClose && r.Verdict == fsm.Done:
 		for _, tp := range r.Closed {
 			f.removeLane(tp)
 		}
 		f.remove(r.Close, index)
+	case r.Kind == fsm.KindLogStart && r.Verdict == fsm.Done:
+		if l := f.lanes[r.TP]; l != nil {
+			l.raiseStart(r.BaseOffset)
+		}
 	case r.Kind == fsm.KindCut && r.Verdict == fsm.Done:
 		f.cut(index, r)
 	case r.Kind == fsm.KindTopicClosed && r.Verdict == fsm.Done:

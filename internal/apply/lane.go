@@ -60,6 +60,7 @@ type lane struct {
 	feed
 	place
 	service
+	start logStart
 }
 
 // place is how far the broker's log was found to be what was committed.
@@ -97,7 +98,7 @@ func newLane(f *feeder, tp fsm.TP, o *fsm.Open, index uint64, part *fsm.Partitio
 		l.cuts = c.of(tp)
 	}
 	if part != nil {
-		l.based, l.floor = true, floorOf(part)
+		l.based, l.floor, l.start.want = true, floorOf(part), part.LogStart
 	}
 	if k := f.a.keeper; k != nil {
 		l.doom, _ = k.quarantined(tp)
@@ -283,8 +284,8 @@ func (l *lane) give(s State, reason string, err error) {
 	l.release(l.bytes) // what the pipe held
 	l.again, l.trim = false, nil
 	l.oldest, l.refused, l.settled = 0, nil, false
-	waiters := l.waiters
-	l.waiters = nil
+	waiters := append(l.waiters, l.start.waiters...)
+	l.waiters, l.start.waiters = nil, nil
 	l.mu.Unlock()
 	for _, w := range waiters {
 		w.fn(err)

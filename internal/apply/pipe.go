@@ -233,6 +233,9 @@ func (p *pipe) flow(ctx context.Context, at *attachment) error {
 		}
 		var marks <-chan struct{}
 		if at.agreed {
+			if err := p.l.deleteRecords(ctx); err != nil {
+				return err
+			}
 			if err := p.settle(); err != nil {
 				return err
 			}

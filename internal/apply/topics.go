@@ -29,6 +29,9 @@ type topics struct {
 	want  map[uint64]*fsm.Open // what the log opened, newest settings
 	names map[string]*nameOwner
 	uses  map[uint64]*use
+
+	settled     map[uint64]settled // which settings the broker has
+	configuring map[uint64]bool    // topics whose new settings are on their way to it
 }
 
 // nameOwner serialises what is done about one name.
@@ -43,7 +46,8 @@ func newTopics(ctx context.Context, b Broker, store *bindings, log hclog.Logger)
 		return nil, err
 	}
 	t := &topics{ctx: ctx, broker: b, store: store, log: log, bound: bound, uses: make(map[uint64]*use),
-		want: make(map[uint64]*fsm.Open), names: make(map[string]*nameOwner)}
+		want: make(map[uint64]*fsm.Open), names: make(map[string]*nameOwner),
+		settled: make(map[uint64]settled), configuring: make(map[uint64]bool)}
 	for id, v := range bound {
 		t.owner(v.Name, id)
 	}
@@ -67,14 +71,17 @@ func (t *topics) owner(name string, id uint64) *nameOwner {
 	return o
 }
 
-// declare notes that the log opened partitions of a topic. Called by feeders.
+// declare notes that the log opened partitions of a topic, or changed its
+// settings. Called by feeders.
 func (t *topics) declare(o *fsm.Open) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if old := t.want[o.Topic]; old == nil || old.Total <= o.Total {
-		t.want[o.Topic] = o
-	}
+	old := t.want[o.Topic]
+	t.want[o.Topic] = newest(old, o)
 	t.owner(o.Name, o.Topic)
+	if old != nil && old.Revision < o.Revision {
+		t.reconfigure(o.Topic)
+	}
 }
 
 // remove deletes the broker's topic of a topic that the log closed. It returns
@@ -187,7 +194,9 @@ func (t *topics) ensure(ctx context.Context, tp fsm.TP) (*lease, error) {
 	case !bound || b.UUID != info.UUID:
 		err = t.takeOver(ctx, tp.Topic, want)
 	default:
-		err = t.extend(ctx, info, want)
+		if err = t.extend(ctx, info, want); err == nil {
+			err = t.configure(ctx, want)
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -235,6 +244,7 @@ func (t *topics) create(ctx context.Context, id uint64, want *fsm.Open) error {
 		return err
 	}
 	failpoint.Hit(failpoint.TopicBindAfter)
+	t.settle(want)
 	t.log.Info("created topic on the broker", "topic", want.Name, "topic-id", id, "partitions", info.Partitions)
 	return nil
 }

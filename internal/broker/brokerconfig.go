@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -49,12 +50,28 @@ func (a *Admin) SetBrokerDefaults(ctx context.Context) (warnings []string, err e
 		warnings = append(warnings, "auto.create.topics.enable is true and cannot be changed while the broker runs; set it to false in the broker's configuration file and restart it")
 	}
 	if name := config["authorizer.class.name"]; name != "" {
-		warnings = append(warnings, fmt.Sprintf("the broker has an authorizer (%s), which lockstep does not ask yet: whoever reaches lockstep's port can write to every topic; do not use the two together where that matters", name))
+		warnings = append(warnings, fmt.Sprintf("the broker has an authorizer (%s), which lockstep asks what a client may do, on the client's own connection: set broker.client_server to a listener where clients authenticate as themselves, and let nobody but lockstep use the one it has", name))
 	}
 	if config["delete.topic.enable"] == "false" {
 		warnings = append(warnings, "delete.topic.enable is false, so topics cannot be deleted; set it to true in the broker's configuration file and restart it")
 	}
 	return warnings, nil
+}
+
+// Authorizer returns the name of the broker's authorizer, "" if it has none.
+func (a *Admin) Authorizer(ctx context.Context) (string, error) {
+	meta, err := a.metadata(ctx, []kmsg.MetadataRequestTopic{})
+	if err != nil {
+		return "", fmt.Errorf("ask who the broker is: %w", err)
+	}
+	if len(meta.Brokers) == 0 {
+		return "", fmt.Errorf("%w: Metadata without a broker", ErrMalformed)
+	}
+	config, err := a.DescribeConfig(ctx, kmsg.ConfigResourceTypeBroker, strconv.Itoa(int(meta.Brokers[0].NodeID)))
+	if err != nil {
+		return "", fmt.Errorf("read the broker's settings: %w", err)
+	}
+	return config["authorizer.class.name"], nil
 }
 
 // TopicConfig returns the topic's settings as the broker has them in effect.
@@ -116,6 +133,47 @@ func (a *Admin) configureOneByOne(ctx context.Context, name string, config map[s
 	return nil
 }
 
+// EnsureTopicConfig does what ConfigureTopic does where the topic's settings are
+// not these already, and reports whether they were not.
+func (a *Admin) EnsureTopicConfig(ctx context.Context, name string, clientConfig map[string]string) (changed bool, err error) {
+	own, err := a.ownConfig(ctx, name)
+	if err != nil {
+		return false, fmt.Errorf("read settings of topic %s: %w", name, err)
+	}
+	if sameSettings(own, clientConfig) {
+		return false, nil
+	}
+	return true, a.ConfigureTopic(ctx, name, clientConfig)
+}
+
+// sameSettings says whether what a topic has of its own is what it should have.
+func sameSettings(own, clientConfig map[string]string) bool {
+	wanted := make(map[string]bool)
+	for _, s := range topicSettings(clientConfig) {
+		wanted[s.name] = true
+		if !slices.Contains(s.values, own[s.name]) {
+			return false
+		}
+	}
+	for name := range passedOn {
+		if _, has := own[name]; has && !wanted[name] {
+			return false
+		}
+	}
+	return true
+}
+
+// ownConfig returns the settings that were given to a topic itself.
+func (a *Admin) ownConfig(ctx context.Context, name string) (map[string]string, error) {
+	own := make(map[string]string)
+	err := a.eachConfig(ctx, kmsg.ConfigResourceTypeTopic, name, func(c *kmsg.DescribeConfigsResponseResourceConfig) {
+		if c.Source == kmsg.ConfigSourceDynamicTopicConfig && c.Value != nil {
+			own[c.Name] = *c.Value
+		}
+	})
+	return own, err
+}
+
 // AlterConfig sets the given settings of a resource and returns those with a
 // nil value to their default (IncrementalAlterConfigs, KIP-339). Others stay.
 func (a *Admin) AlterConfig(ctx context.Context, kind kmsg.ConfigResourceType, name string, config map[string]*string) error {
@@ -149,6 +207,20 @@ func (a *Admin) AlterConfig(ctx context.Context, kind kmsg.ConfigResourceType, n
 
 // DescribeConfig returns all settings of a resource that have a value.
 func (a *Admin) DescribeConfig(ctx context.Context, kind kmsg.ConfigResourceType, name string) (map[string]string, error) {
+	config := make(map[string]string)
+	err := a.eachConfig(ctx, kind, name, func(c *kmsg.DescribeConfigsResponseResourceConfig) {
+		if c.Value != nil {
+			config[c.Name] = *c.Value
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return config, nil
+}
+
+// eachConfig calls fn for every setting of a resource.
+func (a *Admin) eachConfig(ctx context.Context, kind kmsg.ConfigResourceType, name string, fn func(*kmsg.DescribeConfigsResponseResourceConfig)) error {
 	resp, err := a.caller.call(ctx, true, func(v versions) (kmsg.Request, error) {
 		version, err := v.pick(kmsg.DescribeConfigs, 0, maxDescribeConfigsVersion)
 		req := kmsg.NewPtrDescribeConfigsRequest()
@@ -159,22 +231,19 @@ func (a *Admin) DescribeConfig(ctx context.Context, kind kmsg.ConfigResourceType
 		return req, err
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, r := range resp.(*kmsg.DescribeConfigsResponse).Resources {
 		if r.ResourceType != kind || r.ResourceName != name {
 			continue
 		}
 		if err := codeError(r.ErrorCode, r.ErrorMessage); err != nil {
-			return nil, err
+			return err
 		}
-		config := make(map[string]string, len(r.Configs))
-		for _, c := range r.Configs {
-			if c.Value != nil {
-				config[c.Name] = *c.Value
-			}
+		for i := range r.Configs {
+			fn(&r.Configs[i])
 		}
-		return config, nil
+		return nil
 	}
-	return nil, fmt.Errorf("%w: DescribeConfigs without the resource", ErrMalformed)
+	return fmt.Errorf("%w: DescribeConfigs without the resource", ErrMalformed)
 }

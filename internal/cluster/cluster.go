@@ -27,6 +27,7 @@ type Applier interface {
 	Ready(tp fsm.TP, required int64) bool
 	WhenVisible(tp fsm.TP, end int64, fn func(error))
 	WhenBatchVisible(tp fsm.TP, end int64, at fsm.Place, fn func(error))
+	WhenStarted(tp fsm.TP, offset int64, fn func(error))
 	Conclude(group uint32, applied uint64)
 	Status(group uint32) apply.GroupStatus
 	Changes() *watch.Index

@@ -100,7 +100,7 @@ func (c *Cluster) readLevel() level {
 		l.version = g.Index
 		l.slots = g.Catalog.Coordinators
 		for _, t := range g.Catalog.Topics {
-			if t.State != fsm.TopicLive {
+			if t.State != fsm.TopicLive || t.Configured < t.Revision {
 				l.topics = append(l.topics, t)
 			}
 		}
@@ -131,7 +131,15 @@ func (c *Cluster) tendTopic(ctx context.Context, version uint64, t *fsm.CatalogT
 	if t.State == fsm.TopicDeleting {
 		return c.closeTopic(ctx, version, t)
 	}
-	return c.openTopic(ctx, version, t)
+	if t.State == fsm.TopicOpening {
+		if err := c.openTopic(ctx, version, t); err != nil {
+			return err
+		}
+	}
+	if t.Configured < t.Revision {
+		return c.configureTopic(ctx, version, t)
+	}
+	return nil
 }
 
 // openTopic opens a topic's partitions in their groups, then says so.
@@ -142,7 +150,7 @@ func (c *Cluster) openTopic(ctx context.Context, version uint64, t *fsm.CatalogT
 	}
 	err := c.inGroups(ctx, slices.Collect(maps.Keys(byGroup)), func(group uint32) (fsm.Kind, any) {
 		return fsm.KindOpen, fsm.Open{Level: version, Topic: t.ID, Name: t.Name, Total: int32(len(t.Groups)),
-			Partitions: byGroup[group], Config: t.Config}
+			Partitions: byGroup[group], Config: t.Config, Revision: t.Revision}
 	})
 	if err != nil {
 		return err
@@ -150,6 +158,22 @@ func (c *Cluster) openTopic(ctx context.Context, version uint64, t *fsm.CatalogT
 	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
 	defer cancel()
 	_, err = c.submit(ctx, fsm.CatalogGroup, fsm.KindTopicOpened, fsm.TopicOpened{Topic: t.ID, Partitions: int32(len(t.Groups))})
+	return err
+}
+
+// configureTopic brings a topic's settings to every group that has it, then
+// says so.
+func (c *Cluster) configureTopic(ctx context.Context, version uint64, t *fsm.CatalogTopic) error {
+	groups := slices.Compact(slices.Sorted(slices.Values(t.Groups)))
+	err := c.inGroups(ctx, groups, func(uint32) (fsm.Kind, any) {
+		return fsm.KindConfig, fsm.Config{Level: version, Topic: t.ID, Name: t.Name, Revision: t.Revision, Config: t.Config}
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
+	defer cancel()
+	_, err = c.submit(ctx, fsm.CatalogGroup, fsm.KindTopicConfigured, fsm.TopicConfigured{Topic: t.ID, Revision: t.Revision})
 	return err
 }
 

@@ -87,6 +87,8 @@ func (a *fakeApplier) WhenBatchVisible(tp fsm.TP, end int64, _ fsm.Place, fn fun
 	a.WhenVisible(tp, end, fn)
 }
 
+func (a *fakeApplier) WhenStarted(_ fsm.TP, _ int64, fn func(error)) { fn(nil) }
+
 // release makes visible what was held, or ends it with err.
 func (a *fakeApplier) release(err error) {
 	a.mu.Lock()
