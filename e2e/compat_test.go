@@ -24,7 +24,7 @@ import (
 // written by a complete run only, whatever its outcome).
 func TestCompat(t *testing.T) {
 	quick, only := os.Getenv("COMPAT_QUICK") == "1", regexp.MustCompile(os.Getenv("COMPAT_ONLY"))
-	begin := time.Now()
+	begin, commit := time.Now(), productCommit()
 	dir := runDir(t)
 	clients := setUpClients(t, dir)
 	t.Logf("%d clients ready after %s", len(clients), time.Since(begin).Round(time.Second))
@@ -82,7 +82,7 @@ func TestCompat(t *testing.T) {
 	tools.judge(t)
 	t.Logf("%s, in %s\n%s\n%s", table.count(), time.Since(begin).Round(time.Second), table.markdown(), tools.markdown())
 	if path := os.Getenv("COMPAT_TABLE"); path != "" && !quick && os.Getenv("COMPAT_ONLY") == "" {
-		if err := os.WriteFile(path, []byte(compatDocument(table, tools)), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(compatDocument(commit, table, tools)), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
