@@ -107,7 +107,8 @@ func (g *groupRun) run(ctx context.Context) error {
 	if err := b.stop(ctx); err != nil {
 		return err
 	}
-	if err := g.committedAll(ctx); err != nil {
+	// The broker that is asked for the ends may be behind its leader.
+	if err := soon(ctx, 15*time.Second, g.committedAll); err != nil {
 		return err
 	}
 	c, err := g.join()

@@ -148,7 +148,7 @@ func franzGroup(ctx context.Context, o options) error {
 		if fs.NumRecords() == 0 {
 			continue
 		}
-		if err := cl.CommitUncommittedOffsets(ctx); err != nil {
+		if err := cl.CommitUncommittedOffsets(context.WithoutCancel(ctx)); err != nil {
 			emit(event{Event: "notice", Error: err.Error()})
 			continue
 		}
