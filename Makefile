@@ -1,5 +1,6 @@
 # Everything here needs Go and nothing else, except e2e and chaos with
-# BROKER=kafka, which run real Kafka brokers and need a JDK and Maven.
+# BROKER=kafka, which run real Kafka brokers and need a JDK and Maven, and
+# compat, which needs kcat, Python and Node.js besides.
 
 GO      ?= go
 BIN     := bin/lockstep
@@ -25,9 +26,14 @@ DURATION ?= 60s
 BROKER   ?= embedded
 SHRINK   ?= 0s
 RUNS     ?= 20
-LONG     := ^(TestChaos|TestMutants|TestKillAtEveryFailpoint)$$
+LONG     := ^(TestChaos|TestMutants|TestKillAtEveryFailpoint|TestCompat)$$
 
-.PHONY: build demo test e2e chaos failpoints mutants lint fuzz fmt clean
+# compat: QUICK=1 runs the most important features; ONLY is a regular expression
+# on "client/feature".
+QUICK    ?=
+ONLY     ?=
+
+.PHONY: build demo test e2e chaos failpoints mutants compat lint fuzz fmt clean
 
 build: ## bin/lockstep, static
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o $(BIN) ./cmd/lockstep
@@ -53,6 +59,10 @@ failpoints: ## kill -9 at every step between receive and acknowledge
 
 mutants: ## would the checker notice? mistakes built in on purpose, RUNS times each
 	E2E_MUTANT_RUNS='$(RUNS)' $(GO) test -tags e2e -count=1 -v -timeout 4h -run '^TestMutants$$' ./e2e
+
+compat: ## every client and feature; a full run writes docs/compat.md: make compat QUICK=1 ONLY=kcat
+	COMPAT_QUICK='$(QUICK)' COMPAT_ONLY='$(ONLY)' COMPAT_TABLE='$(CURDIR)/docs/compat.md' \
+	  $(GO) test -tags e2e -count=1 -v -timeout 60m -run '^TestCompat$$' ./e2e
 
 lint: $(GOLANGCI) ## gofmt, then the linters and the import table of .golangci.yml
 	@unformatted=$$(gofmt -l .); \
