@@ -177,7 +177,7 @@ func (r *compatRun) onBrokers(ctx context.Context, topic string, partitions int,
 			if got := len(md.Topics[0].Partitions); got != partitions {
 				return fmt.Errorf("broker of node %d has %d partitions of %s, want %d", n.id, got, topic, partitions)
 			}
-			got, err := topicConfig(ctx, n.broker.addr(), topic, "retention.ms")
+			got, err := compatTopicConfig(ctx, n.broker.addr(), topic, "retention.ms")
 			if err != nil {
 				return err
 			}
@@ -339,8 +339,8 @@ func rawTopic(ctx context.Context, addr, topic string) (*kmsg.MetadataResponse, 
 	return resp, kerr.ErrorForCode(resp.Topics[0].ErrorCode)
 }
 
-// topicConfig asks one address for one setting of a topic.
-func topicConfig(ctx context.Context, addr, topic, name string) (string, error) {
+// compatTopicConfig asks one address for one setting of a topic.
+func compatTopicConfig(ctx context.Context, addr, topic, name string) (string, error) {
 	req := kmsg.NewPtrDescribeConfigsRequest()
 	req.SetVersion(4)
 	res := kmsg.NewDescribeConfigsRequestResource()

@@ -16,7 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-const groupPartitions = 6
+const compatGroupPartitions = 6
 
 // joinWait bounds one step of a group. A session lasts six seconds here, but a
 // client that lost its coordinator may first wait out a request.
@@ -56,7 +56,7 @@ func recordsOf(all []string, prefix string) int {
 // groupFeature: one member has everything, two share it, one is left with
 // everything, and a later one goes on where the group had stopped.
 func groupFeature(ctx context.Context, r *compatRun) error {
-	topic, err := r.withTopic(ctx, "grouped", groupPartitions)
+	topic, err := r.withTopic(ctx, "grouped", compatGroupPartitions)
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (g *groupRun) run(ctx context.Context) error {
 	if err := g.share(ctx, a, b); err != nil {
 		return err
 	}
-	if err := produceTo(ctx, g.r.c, g.topic, groupPartitions, "two", groupBatch); err != nil {
+	if err := produceTo(ctx, g.r.c, g.topic, compatGroupPartitions, "two", groupBatch); err != nil {
 		return err
 	}
 	err = b.waitFor(ctx, joinWait, "the second member's share", func(all []string) bool {
@@ -143,11 +143,11 @@ func (g *groupRun) killAll() {
 // sees returns when a member holds all partitions and has read the records that
 // are produced now.
 func (g *groupRun) sees(ctx context.Context, m *clientProcess, prefix string) error {
-	err := m.waitFor(ctx, joinWait, "all partitions", func(all []string) bool { return len(assignedTo(all)) == groupPartitions })
+	err := m.waitFor(ctx, joinWait, "all partitions", func(all []string) bool { return len(assignedTo(all)) == compatGroupPartitions })
 	if err != nil {
 		return err
 	}
-	if err := produceTo(ctx, g.r.c, g.topic, groupPartitions, prefix, groupBatch); err != nil {
+	if err := produceTo(ctx, g.r.c, g.topic, compatGroupPartitions, prefix, groupBatch); err != nil {
 		return err
 	}
 	return m.waitFor(ctx, joinWait, "the records "+prefix, func(all []string) bool { return recordsOf(all, prefix) == groupBatch })
@@ -158,7 +158,7 @@ func (g *groupRun) share(ctx context.Context, a, b *clientProcess) error {
 	return soon(ctx, joinWait, func(context.Context) error {
 		mine, theirs := assignedTo(a.stdout.snapshot()), assignedTo(b.stdout.snapshot())
 		both := slices.Compact(slices.Sorted(slices.Values(slices.Concat(mine, theirs))))
-		if len(mine) == 0 || len(theirs) == 0 || len(both) != groupPartitions || len(mine)+len(theirs) != groupPartitions {
+		if len(mine) == 0 || len(theirs) == 0 || len(both) != compatGroupPartitions || len(mine)+len(theirs) != compatGroupPartitions {
 			return fmt.Errorf("the two members hold %v and %v", mine, theirs)
 		}
 		return nil
@@ -167,19 +167,19 @@ func (g *groupRun) share(ctx context.Context, a, b *clientProcess) error {
 
 // committedAll requires the committed offsets to be the ends of the log.
 func (g *groupRun) committedAll(ctx context.Context) error {
-	ends, _, err := endOffsets(ctx, g.r.c.node(1).broker.addr(), g.topic, groupPartitions)
+	ends, _, err := endOffsets(ctx, g.r.c.node(1).broker.addr(), g.topic, compatGroupPartitions)
 	if err != nil {
 		return err
 	}
-	got, err := committedOffsets(ctx, g.r.c, g.group, g.topic, groupPartitions)
+	got, err := compatCommittedOffsets(ctx, g.r.c, g.group, g.topic, compatGroupPartitions)
 	if err == nil && !maps.Equal(got, ends) {
 		err = fmt.Errorf("the group committed %v, the log ends at %v", got, ends)
 	}
 	return err
 }
 
-// committedOffsets asks the group's coordinator, wherever it is.
-func committedOffsets(ctx context.Context, c *cluster, group, topic string, partitions int32) (map[int32]int64, error) {
+// compatCommittedOffsets asks the group's coordinator, wherever it is.
+func compatCommittedOffsets(ctx context.Context, c *cluster, group, topic string, partitions int32) (map[int32]int64, error) {
 	cl, err := kgo.NewClient(clientOpts(c.running())...)
 	if err != nil {
 		return nil, err
@@ -278,7 +278,7 @@ func groupsFeature(ctx context.Context, r *compatRun) error {
 	if _, err := r.s.do(ctx, featureTime, "delete-group", r.bootstrap(), "group="+group); err != nil {
 		return fmt.Errorf("delete: %w", err)
 	}
-	left, err := committedOffsets(ctx, r.c, group, sharedTopic, 3)
+	left, err := compatCommittedOffsets(ctx, r.c, group, sharedTopic, 3)
 	if err != nil {
 		return err
 	}

@@ -171,7 +171,7 @@ func (r *compatRun) waitRecords(ctx context.Context, topic string, partitions in
 // coordinatorKill: a group has committed; the node of its coordinator is
 // killed. The offsets are still there, and the member goes on.
 func coordinatorKill(ctx context.Context, r *compatRun) (err error) {
-	topic, err := r.withTopic(ctx, "coordinated", groupPartitions)
+	topic, err := r.withTopic(ctx, "coordinated", compatGroupPartitions)
 	if err != nil {
 		return err
 	}
@@ -194,7 +194,7 @@ func coordinatorKill(ctx context.Context, r *compatRun) (err error) {
 	if err := waitUntil(committing, 100*time.Millisecond, g.committedAll); err != nil {
 		return err
 	}
-	before, err := committedOffsets(ctx, r.c, g.group, topic, groupPartitions)
+	before, err := compatCommittedOffsets(ctx, r.c, g.group, topic, compatGroupPartitions)
 	if err != nil {
 		return err
 	}
@@ -204,7 +204,7 @@ func coordinatorKill(ctx context.Context, r *compatRun) (err error) {
 	var after map[int32]int64
 	err = waitUntil(survivors, 100*time.Millisecond, func(ctx context.Context) error {
 		var err error
-		after, err = committedOffsets(ctx, r.c, g.group, topic, groupPartitions)
+		after, err = compatCommittedOffsets(ctx, r.c, g.group, topic, compatGroupPartitions)
 		return err
 	})
 	if err != nil {
@@ -215,7 +215,7 @@ func coordinatorKill(ctx context.Context, r *compatRun) (err error) {
 			return fmt.Errorf("the group had committed %d/%d, after the kill its offset is %d", p, was, after[p])
 		}
 	}
-	if err := produceTo(ctx, r.c, topic, groupPartitions, "two", groupBatch); err != nil {
+	if err := produceTo(ctx, r.c, topic, compatGroupPartitions, "two", groupBatch); err != nil {
 		return err
 	}
 	return m.waitFor(ctx, joinWait, "the records after the kill", func(all []string) bool { return recordsOf(all, "two") == groupBatch })

@@ -208,7 +208,7 @@ func groupsTool(ctx context.Context, r *compatRun) error {
 	if _, err := r.tool(ctx, "", class, "--reset-offsets", "--to-earliest", "--execute", "--group", group, "--topic", sharedTopic); err != nil {
 		return fmt.Errorf("reset offsets: %w", err)
 	}
-	got, err := committedOffsets(ctx, r.c, group, sharedTopic, 3)
+	got, err := compatCommittedOffsets(ctx, r.c, group, sharedTopic, 3)
 	if err == nil && !maps.Equal(got, map[int32]int64{0: 0, 1: 0, 2: 0}) {
 		err = fmt.Errorf("reset offsets: the group's offsets are %v, want 0", got)
 	}
@@ -218,7 +218,7 @@ func groupsTool(ctx context.Context, r *compatRun) error {
 	if _, err := r.tool(ctx, "", class, "--delete", "--group", group); err != nil {
 		return fmt.Errorf("delete: %w", err)
 	}
-	got, err = committedOffsets(ctx, r.c, group, sharedTopic, 3)
+	got, err = compatCommittedOffsets(ctx, r.c, group, sharedTopic, 3)
 	if err == nil && !maps.Equal(got, map[int32]int64{0: -1, 1: -1, 2: -1}) {
 		err = fmt.Errorf("delete: the group's offsets are %v, want none", got)
 	}
@@ -250,7 +250,7 @@ func (r *compatRun) readInGroup(ctx context.Context, group string) (map[int32]in
 	if err != nil {
 		return nil, err
 	}
-	got, err := committedOffsets(ctx, r.c, group, sharedTopic, 3)
+	got, err := compatCommittedOffsets(ctx, r.c, group, sharedTopic, 3)
 	if err == nil && !maps.Equal(got, ends) {
 		err = fmt.Errorf("the group committed %v, the log ends at %v", got, ends)
 	}
