@@ -238,7 +238,7 @@ func boolInt(b bool) int {
 }
 
 // cutLog returns an error unless the node's raft log was ever cut: Raft says
-// where it begins, each time.
+// where it begins, each time, at log level debug.
 func (n *node) cutLog(context.Context) error {
 	for _, line := range n.logLines("compacting logs") {
 		if !strings.Contains(line, "from=1 ") {
