@@ -97,9 +97,10 @@ func TestKillAtEveryFailpoint(t *testing.T) {
 	k.finish(ctx, checker)
 }
 
-// failpointSettings make what is rare in a healthy cluster happen in seconds.
+// failpointSettings make what is rare in a healthy cluster happen in seconds, and
+// have raft say when it cuts its log.
 func failpointSettings(n *node) []string {
-	return []string{"broker.log_dirs=" + n.broker.dataDir(), "raft.snapshot_bytes=64KiB", "raft.log_retain_bytes=1"}
+	return []string{"broker.log_dirs=" + n.broker.dataDir(), "raft.snapshot_bytes=64KiB", "raft.log_retain_bytes=1", "log.level=debug"}
 }
 
 // pointKills is the run. Its methods are called from the test goroutine only.
@@ -237,7 +238,7 @@ func boolInt(b bool) int {
 }
 
 // cutLog returns an error unless the node's raft log was ever cut: Raft says
-// where it begins, each time.
+// where it begins, each time, at log level debug.
 func (n *node) cutLog(context.Context) error {
 	for _, line := range n.logLines("compacting logs") {
 		if !strings.Contains(line, "from=1 ") {

@@ -294,6 +294,7 @@ func (k *kills) noAcks() {
 	k.c.t.Helper()
 	lost := time.Now()
 	k.pause(2500, 5500)
+	all := 0
 	for i, h := range k.histories() {
 		for p := range killTopics[i].partitions {
 			sent, acked := h.sentSince(p, lost)
@@ -301,9 +302,11 @@ func (k *kills) noAcks() {
 				k.c.t.Errorf("%s/%d: %d of %d records that were sent while two of three nodes were dead were acknowledged", h.topic, p, acked, sent)
 			}
 		}
-		if sent, _ := h.sentSince(-1, lost); sent == 0 {
-			k.c.t.Errorf("%s: nothing was sent while two of three nodes were dead", h.topic)
-		}
+		sent, _ := h.sentSince(-1, lost)
+		all += sent
+	}
+	if all == 0 { // the plain producer may wait for one answer all the time
+		k.c.t.Error("nothing was sent while two of three nodes were dead")
 	}
 }
 

@@ -110,7 +110,7 @@ var mutantCases = []mutantCase{
 		m.sendUntil(5)
 	}},
 	{name: "compact-too-early", settings: func(*node) []string {
-		return []string{"raft.snapshot_bytes=64KiB", "raft.log_retain_bytes=1"}
+		return []string{"raft.snapshot_bytes=64KiB", "raft.log_retain_bytes=1", "log.level=debug"}
 	}, prepare: func(m *mutantRun) {
 		// What the brokers have flushed, by the time that it matters.
 		m.loadEvery(8 * time.Millisecond)
@@ -140,7 +140,7 @@ var mutantCases = []mutantCase{
 		}
 	}},
 	{name: "start-over-on-empty-broker", settings: func(n *node) []string {
-		return []string{"raft.snapshot_bytes=64KiB", "raft.log_retain_bytes=1", "broker.log_dirs=" + n.broker.dataDir()}
+		return []string{"raft.snapshot_bytes=64KiB", "raft.log_retain_bytes=1", "broker.log_dirs=" + n.broker.dataDir(), "log.level=debug"}
 	}, prepare: func(m *mutantRun) {
 		m.loadEvery(5 * time.Millisecond)
 		for _, n := range m.c.nodes {
