@@ -55,6 +55,7 @@ type chaos struct {
 	log     *check.Log
 	disks   map[int]bool // nodes that have a small disk of their own
 	began   time.Time
+	lasts   time.Duration // the schedule
 	active  []*running
 	pending []action
 }
@@ -74,7 +75,7 @@ func (x *chaos) after(d time.Duration, do func()) {
 // runChaos runs a schedule on a cluster of its own.
 func runChaos(t *testing.T, cfg chaosConfig) (r check.Report, dir string) {
 	t.Helper()
-	x := &chaos{t: t, net: newNetwork(t), disks: map[int]bool{}}
+	x := &chaos{t: t, net: newNetwork(t), disks: map[int]bool{}, lasts: cfg.Duration}
 	x.c = newClusterWith(t, clusterOpts{embedded: cfg.Broker == "embedded", peerAddr: x.net.addr, settings: chaosSettings,
 		prepare: func(_ *testing.T, n *node) { x.smallDisk(n) }})
 	raw, err := json.MarshalIndent(cfg, "", " ")

@@ -21,10 +21,12 @@ type running struct {
 	landed []func() bool
 }
 
-// busy says whether another fault has what this one needs of a node.
+// busy says whether another fault has what this one needs of a node. Links are
+// shared, but where every proxy is down they carry nothing that a fault could
+// have an effect on.
 func (x *chaos) busy(n *node, u uses) bool {
 	return slices.ContainsFunc(x.active, func(r *running) bool {
-		return r.kind.uses&u&^usesLinks != 0 && slices.Contains(r.nodes, n)
+		return r.kind.uses&u&^usesLinks != 0 && slices.Contains(r.nodes, n) || u == usesLinks && r.kind.everyNode
 	})
 }
 
@@ -43,8 +45,12 @@ func (x *chaos) begin(number int, s step) {
 			r.nodes = append(r.nodes, n)
 		}
 	}
-	if len(r.nodes) == 0 { // all are busy
-		x.after(time.Second, func() { x.begin(number, s) })
+	if len(r.nodes) == 0 { // all are busy, some perhaps until the schedule's end
+		if time.Since(x.began) < x.lasts {
+			x.after(time.Second, func() { x.begin(number, s) })
+		} else {
+			x.t.Logf("%6.1f s: left out, no node is free for it: %s", time.Since(x.began).Seconds(), s.Kind)
+		}
 		return
 	}
 	if s.Lasts > 0 {
