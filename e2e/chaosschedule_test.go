@@ -112,7 +112,7 @@ func TestChaosSchedule(t *testing.T) {
 		}
 		for _, s := range a {
 			k := chaosKindOf(s.Kind)
-			if k == nil || k.kafkaOnly || s.At+s.Lasts > cfg.Duration || k.everyNode && s.Lasts == 0 {
+			if k == nil || k.kafkaOnly || s.At+s.Lasts > cfg.Duration {
 				t.Errorf("seed %d: %+v", seed, s)
 			}
 		}
@@ -153,5 +153,25 @@ func TestSmallest(t *testing.T) {
 		if runs > 100 {
 			t.Errorf("%d runs for %v", runs, guilty)
 		}
+	}
+}
+
+// TestChaosScheduleEnds: nothing that takes all nodes lasts until the end, for
+// nothing could come after it.
+func TestChaosScheduleEnds(t *testing.T) {
+	untilEnd := 0
+	for seed := range uint64(500) {
+		for _, s := range chaosSchedule(chaosConfig{Seed: seed, Duration: 2 * time.Minute, Broker: "kafka"}) {
+			if s.Lasts > 0 {
+				continue
+			}
+			untilEnd++
+			if chaosKindOf(s.Kind).everyNode {
+				t.Errorf("seed %d: %+v", seed, s)
+			}
+		}
+	}
+	if untilEnd == 0 {
+		t.Error("no fault lasts until the end")
 	}
 }
