@@ -49,6 +49,10 @@ type Cluster interface {
 	// of code OFFSET_OUT_OF_RANGE.
 	DeleteRecords(ctx context.Context, topic *Topic, partition int32, offset int64) (int64, error)
 
+	// TopicHere returns when this node's broker has the topic, or cannot be
+	// waited for, or ctx is over. A topic that View shows may be on its way.
+	TopicHere(ctx context.Context, topic *Topic)
+
 	// ProducerID returns a producer id that no other call, on any node, ever
 	// returns (from 2^40 up, in blocks that the catalog hands out).
 	ProducerID(ctx context.Context) (int64, error)

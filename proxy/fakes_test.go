@@ -27,6 +27,7 @@ type fakeCluster struct {
 	ends    map[partitionKey]int64 // EndOffset; what is missing is asked of the broker
 	verify  func(partitionKey) (int64, error)
 	create  func(TopicSpec) error // before a topic is created
+	here    func(*Topic)          // called for what is waited for
 	fakeGroups
 	next *View // replaces the view, unannounced, once it has been looked at
 }
@@ -188,6 +189,12 @@ func (c *fakeCluster) AlterTopicConfig(_ context.Context, name string, change fu
 		v.Topics[name] = &t
 	})
 	return nil
+}
+
+func (c *fakeCluster) TopicHere(_ context.Context, topic *Topic) {
+	if c.here != nil {
+		c.here(topic)
+	}
 }
 
 // DeleteRecords asks the broker, as the applier would.
