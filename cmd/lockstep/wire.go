@@ -65,7 +65,7 @@ func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 		Self:  cfg.Node.ID, ClusterID: cfg.Cluster.ID, Version: version, Peers: nodeCfg.Peers, Groups: nodeCfg.Groups,
 		MaxBatchBytes: int(cfg.Raft.MaxEntryBytes),
 		Broker:        n.broker.Report, BrokerChanged: n.broker.health.Changed, Recovery: n.recovery,
-		GroupBroker:      n.broker,
+		GroupBroker: n.broker, OffsetsRetention: cfg.Groups.OffsetsRetention,
 		AutoRebuild:      cfg.Recovery.Rebuild == configs.RebuildAuto,
 		UnreachableAfter: cfg.Broker.UnreachableAfter, RebalanceDelay: cfg.Raft.LeaderRebalanceDelay, Logger: log,
 	}, n.node, n.applier)
