@@ -23,6 +23,7 @@ type Config struct {
 	Limits              Limits     `yaml:"limits"`
 	Topics              Topics     `yaml:"topics"`
 	Groups              Groups     `yaml:"groups"`
+	Reads               string     `yaml:"reads"`
 	Admin               Admin      `yaml:"admin"`
 	Log                 Log        `yaml:"log"`
 }
@@ -133,6 +134,12 @@ const (
 	LogStoreBoltDB = "boltdb"
 )
 
+// Values of reads.
+const (
+	ReadsLeader       = "leader"
+	ReadsLinearizable = "linearizable"
+)
+
 // Values of recovery.rebuild.
 const (
 	RebuildAuto   = "auto"
@@ -186,6 +193,7 @@ func Default() Config {
 		// Kafka's own default for message.max.bytes: 1 MiB and the 12 bytes of
 		// the old log overhead.
 		Topics: Topics{AutoCreateTopicsEnable: true, NumPartitions: 1, MaxMessageBytes: MiB + 12},
+		Reads:  ReadsLeader,
 		Groups: Groups{OffsetsRetention: 7 * 24 * time.Hour},
 		Admin:  Admin{Listen: "127.0.0.1:7501"},
 		Log:    Log{Level: "info", Format: LogFormatText},

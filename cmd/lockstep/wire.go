@@ -154,6 +154,7 @@ func proxyConfig(cfg configs.Config, log hclog.Logger, c *cluster.Cluster, b *lo
 		// or not let in at all: the broker says which.
 		BrokerAuthorizes: func() bool { return cfg.Broker.ClientServer != "" || b.Authorizes() },
 		BrokerVersions:   func() []kmsg.ApiVersionsResponseApiKey { return offeredByAll(c.BrokerAPIs()) },
+		LinearizableReads: cfg.Reads == configs.ReadsLinearizable,
 		Limits: proxy.Limits{
 			MaxFrameBytes:           int(cfg.Limits.MaxFrameBytes),
 			MaxInflightBytesPerConn: int64(cfg.Limits.MaxInflightBytesPerConnection),
