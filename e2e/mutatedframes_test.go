@@ -54,7 +54,7 @@ func (f *frameClient) run(ctx context.Context, frames int) error {
 	defer f.hangUp()
 	for range frames {
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return context.Cause(ctx)
 		}
 		if err := f.send(); err != nil {
 			return err
@@ -117,17 +117,37 @@ func (f *frameClient) hangUp() {
 	f.nc = nil
 }
 
-// sendFrames sends so many frames over many connections to all nodes.
+// untilOneEnds returns a context that ends with the first process of the cluster.
+func (c *cluster) untilOneEnds(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	for _, n := range c.nodes {
+		for _, p := range []*process{n.proc, n.broker.proc} {
+			go func() {
+				select {
+				case <-p.done:
+					cancel(fmt.Errorf("%s of node %d ended", p.name, n.id))
+				case <-ctx.Done():
+				}
+			}()
+		}
+	}
+	return ctx, func() { cancel(nil) }
+}
+
+// sendFrames sends so many frames over many connections to all nodes. It ends
+// with the first error of any client.
 func sendFrames(ctx context.Context, c *cluster, frames int, seed uint64) (*frameCounts, error) {
 	apis, err := rawCall[*kmsg.ApiVersionsResponse](ctx, c.nodes[0].kafkaAddr(), kmsg.NewPtrApiVersionsRequest())
 	if err != nil {
 		return nil, err
 	}
+	ctx, stop := c.untilOneEnds(ctx)
+	defer stop()
 	counts := new(frameCounts)
 	var (
 		clients sync.WaitGroup
 		mu      sync.Mutex
-		errs    error
+		failed  error
 	)
 	for i := range framesClients {
 		n := frames / framesClients
@@ -137,15 +157,20 @@ func sendFrames(ctx context.Context, c *cluster, frames int, seed uint64) (*fram
 		cl := &frameClient{m: newFrameMaker(seed<<8+uint64(i), apis.ApiKeys), counts: counts,
 			addr: c.nodes[i%len(c.nodes)].kafkaAddr(), buf: make([]byte, 64<<10)}
 		clients.Go(func() {
-			if err := cl.run(ctx, n); err != nil {
-				mu.Lock()
-				errs = errors.Join(errs, err)
-				mu.Unlock()
+			err := cl.run(ctx, n)
+			if err == nil {
+				return
 			}
+			mu.Lock()
+			defer mu.Unlock()
+			if failed == nil {
+				failed = err
+			}
+			stop()
 		})
 	}
 	clients.Wait()
-	return counts, errs
+	return counts, failed
 }
 
 // footprint is what a proxy holds.
