@@ -84,7 +84,6 @@ type producerScript struct {
 	m       *machine // its state goes through a snapshot now and then
 	twin    *Group   // never did
 	model   *producersModel
-	at      int
 	steps   int
 	reached map[string]int
 }
