@@ -18,6 +18,7 @@ endif
 TEST_TIMEOUT ?= 10m
 E2E_TIMEOUT  ?= 40m
 FUZZ_TIME    ?= 10s
+FUZZ_JOBS    ?= $(shell nproc 2>/dev/null || echo 2)
 
 # chaos: a seed gives the faults; SHRINK is how long a schedule that failed is
 # made smaller. mutants: how often each mistake's schedule is run.
@@ -76,14 +77,8 @@ $(GOLANGCI):
 	GOBIN=$(CURDIR)/.cache/bin/build $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	@mv .cache/bin/build/golangci-lint $@
 
-# Left to itself, the fuzzer spends such short runs on making inputs smaller.
-fuzz: ## every fuzz target for FUZZ_TIME
-	@set -e; grep -rlE --include='*_test.go' '^func Fuzz' . | sort | while read -r file; do \
-	  for target in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' "$$file"); do \
-	    echo "$$(dirname "$$file") $$target"; \
-	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ_TIME) -fuzzminimizetime 10x "$$(dirname "$$file")" </dev/null; \
-	  done; \
-	done
+fuzz: ## every fuzz target for FUZZ_TIME, FUZZ_JOBS at once: make fuzz FUZZ_TIME=1h
+	.ci/fuzz $(FUZZ_TIME) $(FUZZ_JOBS)
 
 fmt: ## gofmt everything
 	gofmt -w .

@@ -7,9 +7,10 @@
 //
 // Environment: E2E_GROUPS (3), E2E_LOG_STORE (boltdb), E2E_KILLS (10) of
 // TestFailover, E2E_ROUNDS (16), E2E_SEED (random) and E2E_FAULT (part of a
-// fault's name: only those) of TestKillAnything, E2E_RACE (1 builds lockstep
-// with the race detector), LOCKSTEP_BIN (a binary to use instead of building
-// one), E2E_DIR (where run directories are made).
+// fault's name: only those) of TestKillAnything, E2E_FRAMES (20000) and
+// E2E_FRAMES_BROKER (kafka: not the embedded one) of TestMutatedFrames, E2E_RACE
+// (1 builds lockstep with the race detector), LOCKSTEP_BIN (a binary to use
+// instead of building one), E2E_DIR (where run directories are made).
 package e2e
 
 import (

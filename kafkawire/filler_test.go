@@ -249,6 +249,9 @@ func FuzzVisitRecords(f *testing.F) {
 	f.Add([]byte(plainBatch(3)))
 	f.Add(AppendFiller(nil, 3, testApplier, 0, 0))
 	f.Add(AppendFiller(nil, 300, testApplier, 0, 0))
+	for _, c := range codecCases(f, encodeRecords(testRecords(3))) {
+		f.Add([]byte(buildBatch(c.id, 3, c.body)))
+	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		b, _, err := ParseBatch(raw)
 		if err != nil {

@@ -2,12 +2,15 @@ package kafkawire
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/binary"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"testing"
 
+	"github.com/klauspost/compress/s2"
+	"github.com/pierrec/lz4/v4"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -160,6 +163,82 @@ func checkWithKmsg(t *testing.T, b Batch) {
 	if len(body) != 0 || newest != b.MaxTimestamp() {
 		t.Errorf("%d bytes left, max timestamp %d, header %d", len(body), newest, b.MaxTimestamp())
 	}
+}
+
+// FuzzInflate: no panic; bounded memory; what is decompressed is what another
+// decoder makes of the same bytes, and does not differ the second time, when
+// decoders come from their pools.
+func FuzzInflate(f *testing.F) {
+	for _, c := range codecCases(f, encodeRecords(testRecords(3))) {
+		f.Add(uint8(c.id), c.body)
+	}
+	for _, c := range codecCases(f, bytes.Repeat([]byte("abcdefg"), 30_000)) {
+		if c.id != codecNone {
+			f.Add(uint8(c.id), c.body)
+		}
+	}
+	f.Fuzz(func(t *testing.T, codec uint8, body []byte) {
+		var out []byte
+		var err error
+		// The window of zstd and a block of lz4 do not depend on what was sent.
+		if got, most := allocated(func() { out, err = inflated(int8(codec), body) }), uint64(64*len(body)+maxZstdWindow+keepBlock+8*inflatedMost); got > most {
+			t.Errorf("allocated %d bytes for %d", got, len(body))
+		}
+		again, err2 := inflated(int8(codec), body)
+		if (err == nil) != (err2 == nil) || !bytes.Equal(out, again) {
+			t.Fatalf("%d bytes and %v, then %d and %v", len(out), err, len(again), err2)
+		}
+		if err != nil {
+			return
+		}
+		if other, ok := otherInflated(codec, body); ok && !bytes.Equal(other, out) {
+			t.Errorf("codec %d: %d bytes, another decoder makes %d of it", codec, len(out), len(other))
+		}
+	})
+}
+
+// inflatedMost is how many bytes FuzzInflate reads at most.
+const inflatedMost = 1 << 20
+
+var errInflatedMost = errors.New("more than inflatedMost bytes")
+
+func inflated(codec int8, body []byte) ([]byte, error) {
+	r, release, err := openInflater(codec, body)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	out, err := io.ReadAll(io.LimitReader(r, inflatedMost+1))
+	if err == nil && len(out) > inflatedMost {
+		err = errInflatedMost
+	}
+	return out, err
+}
+
+// otherInflated decompresses with a library that is not used here, where there
+// is one that reads the same.
+func otherInflated(codec uint8, body []byte) (out []byte, ok bool) {
+	var err error
+	switch codec {
+	case codecGzip:
+		var r *gzip.Reader
+		if r, err = gzip.NewReader(bytes.NewReader(body)); err == nil {
+			out, err = io.ReadAll(r)
+		}
+	case codecSnappy:
+		if len(body) == 0 || bytes.HasPrefix(body, xerialMagic) {
+			return nil, false
+		}
+		out, err = s2.Decode(nil, body)
+	case codecLZ4:
+		// Checks the content checksum too, which Kafka passes over.
+		if out, err = io.ReadAll(lz4.NewReader(bytes.NewReader(body))); err != nil {
+			return nil, false
+		}
+	default:
+		return nil, false
+	}
+	return out, err == nil
 }
 
 // FuzzFetchRequest: no panic; a patched request has the same length, is

@@ -16,7 +16,9 @@ import (
 // A digit is a field of so many bytes, s a string, b a byte field, (x) an
 // array of plain fields, [x y] an array of structs; @3 limits the field before
 // it to versions from 3 and @0-3 to those. Nullable or not makes no difference
-// here. Tagged fields stand at the end of every struct and are not written out.
+// here. Tagged fields stand at the end of every struct and are not written out,
+// but where kmsg looks into one: {n x} is the tagged field n, <x y> a struct
+// that is no element of an array.
 var requestShapes = map[kmsg.Key]string{
 	kmsg.Produce:                 "s 2 4 [s [4 b]]",
 	kmsg.Fetch:                   "4 4 4 4 1 4@7 4@7 [s [4 4@9 8 4@12 8@5 4]] [s (4)]@7 s@11",
@@ -50,25 +52,26 @@ var requestShapes = map[kmsg.Key]string{
 
 // field is one field of a shape.
 type field struct {
-	kind         byte // '1', '2', '4', '8' bytes; 's', 'b'; '(' and '[' for arrays
+	kind         byte // '1', '2', '4', '8' bytes; 's', 'b'; '(' and '[' for arrays; '{' and '<'
 	since, until int16
-	elem         []field // of arrays
+	elem         []field // of arrays, tagged fields and structs
+	tag          uint32  // of tagged fields
 }
 
 // compiledShapes is never written after init.
-var compiledShapes = compileShapes()
+var compiledShapes = compileShapes(requestShapes)
 
-func compileShapes() map[int16][]field {
-	all := make(map[int16][]field, len(requestShapes))
-	for key, text := range requestShapes {
+func compileShapes(shapes map[kmsg.Key]string) map[int16][]field {
+	all := make(map[int16][]field, len(shapes))
+	for key, text := range shapes {
 		p := shapeParser{text: text}
 		all[int16(key)] = p.fields(0)
 	}
 	return all
 }
 
-// shapeParser reads the notation of requestShapes. It trusts it: the text is
-// in this file, and a test walks every request with the result.
+// shapeParser reads the notation of requestShapes. It trusts it: the texts are
+// in this package, and tests walk every message with the result.
 type shapeParser struct {
 	text string
 	pos  int
@@ -85,6 +88,12 @@ func (p *shapeParser) fields(end byte) (all []field) {
 			f.elem = p.fields(')')
 		case '[':
 			f.elem = p.fields(']')
+		case '<':
+			f.elem = p.fields('>')
+		case '{':
+			f.tag = uint32(p.text[p.pos] - '0')
+			p.pos++
+			f.elem = p.fields('}')
 		}
 		if p.pos < len(p.text) && p.text[p.pos] == '@' {
 			p.pos++
@@ -132,6 +141,7 @@ type shapeWalk struct {
 
 // fields walks one struct, or one element of a plain array, which has no tags.
 func (w *shapeWalk) fields(all []field, tagged bool) {
+	known := false
 	for i := range all {
 		f := &all[i]
 		if w.version < f.since || w.version > f.until {
@@ -149,9 +159,41 @@ func (w *shapeWalk) fields(all []field, tagged bool) {
 					return
 				}
 			}
+		case '<':
+			w.fields(f.elem, true)
+		case '{':
+			known = true
 		default:
 			w.span(int(f.kind - '0'))
 		}
 	}
+	if known {
+		w.knownTags(all)
+		return
+	}
 	w.tags(tagged && w.flexible)
+}
+
+// knownTags walks the tagged fields of a struct, and into those that are in
+// its shape.
+func (w *shapeWalk) knownTags(all []field) {
+	if !w.flexible {
+		return
+	}
+	n := w.uvarint()
+	if n > maxTags {
+		w.fail("too many tagged fields")
+		return
+	}
+	for range n {
+		tag := w.uvarint()
+		value := w.span(int(w.uvarint()))
+		for i := range all {
+			if f := &all[i]; f.kind == '{' && uint64(f.tag) == uint64(tag) && w.err == nil {
+				inner := shapeWalk{reader: reader{buf: value}, version: w.version, flexible: true}
+				inner.fields(f.elem, false)
+				w.err = inner.err
+			}
+		}
+	}
 }

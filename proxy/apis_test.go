@@ -131,6 +131,23 @@ func TestInitProducerID(t *testing.T) {
 			t.Errorf("v%d transactional: %+v", version, resp)
 		}
 	}
+	for _, has := range []struct {
+		id    int64
+		epoch int16
+		code  int16
+	}{{5, -1, kerr.InvalidRequest.Code}, {-1, 3, kerr.InvalidRequest.Code}, {5, 3, 0}} {
+		req := kmsg.NewPtrInitProducerIDRequest()
+		req.ProducerID, req.ProducerEpoch = has.id, has.epoch
+		for version := int16(0); version <= 4; version++ {
+			want := has.code
+			if version < 3 { // has no such fields
+				want = 0
+			}
+			if resp := do[*kmsg.InitProducerIDResponse](c, version, req); resp.ErrorCode != want || (resp.ProducerID >= 0) != (want == 0) {
+				t.Errorf("v%d, client has %d epoch %d: %+v", version, has.id, has.epoch, resp)
+			}
+		}
+	}
 }
 
 // TestDescribeConfigsRenamesTheBroker: the client knows node 1, the broker

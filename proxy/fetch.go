@@ -221,7 +221,7 @@ func (f *fetching) askRest() error {
 func (f *fetching) decode(body []byte) (*kmsg.FetchResponse, error) {
 	resp := kmsg.NewPtrFetchResponse()
 	resp.SetVersion(f.r.h.Version)
-	if err := resp.ReadFrom(body); err != nil {
+	if err := kafkawire.ReadResponse(resp, body); err != nil {
 		return nil, fmt.Errorf("decode fetch response: %w", err)
 	}
 	return resp, nil

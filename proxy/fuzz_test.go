@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/binary"
 	"io"
+	"math/rand/v2"
 	"net"
+	"reflect"
 	"sync"
 	"testing"
 	"time"
@@ -169,16 +171,62 @@ func (fx *fuzzFixture) exchange(t *testing.T, data []byte, last uint32) {
 	}
 }
 
+// fillRequest sets the exported fields of a kmsg struct to what names the one
+// topic and one group where a field names any. name is the field's.
+func fillRequest(rng *rand.Rand, v reflect.Value, name string) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if v.Type().Elem().Kind() != reflect.Struct && rng.IntN(3) > 0 {
+			v.Set(reflect.New(v.Type().Elem()))
+			fillRequest(rng, v.Elem(), name)
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			field := v.Type().Field(i).Name
+			if field != "Version" && field != "UnknownTags" && v.Field(i).CanSet() {
+				fillRequest(rng, v.Field(i), field)
+			}
+		}
+	case reflect.Slice:
+		if name == "Records" {
+			v.SetBytes(batchOf("a", "b"))
+			return
+		}
+		v.Set(reflect.MakeSlice(v.Type(), 1+rng.IntN(2), 2))
+		for i := range v.Len() {
+			fillRequest(rng, v.Index(i), name)
+		}
+	case reflect.String:
+		text, ok := map[string]string{"Topic": "orders", "Topics": "orders", "TopicNames": "orders", "ResourceName": "orders",
+			"Group": "g", "Groups": "g", "CoordinatorKey": "g", "CoordinatorKeys": "g", "ProtocolType": "consumer"}[name]
+		if !ok {
+			text = [...]string{"", "retention.ms", "1", "m"}[rng.IntN(4)]
+		}
+		v.SetString(text)
+	case reflect.Bool:
+		v.SetBool(rng.IntN(2) == 0)
+	case reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		v.SetInt([...]int64{0, 1, -1, 2}[rng.IntN(4)])
+	case reflect.Uint8, reflect.Uint16, reflect.Uint32:
+		v.SetUint(uint64(rng.Uint32N(2)))
+	}
+}
+
 // FuzzRouter sends arbitrary bytes as one frame of an API and version, followed
 // by a request that is good. Nothing panics, nothing hangs, and nothing is
 // appended that does not pass CheckProduce.
 func FuzzRouter(f *testing.F) {
 	fx := newFuzzFixture(f)
+	rng := rand.New(rand.NewPCG(1, 2))
 	for _, api := range kafkawire.Served() {
 		for version := api.Min; version <= api.Max; version++ {
 			req := kmsg.RequestForKey(api.Key)
 			req.SetVersion(version)
 			f.Add(frameOf(req)[4:])
+			for range 2 {
+				fillRequest(rng, reflect.ValueOf(req).Elem(), "")
+				f.Add(frameOf(req)[4:])
+			}
 		}
 	}
 	f.Add(frameOf(produceTo("orders", 0, batchOf("a", "b")))[4:])

@@ -28,6 +28,14 @@ func handleInitProducerID(r *request) error {
 		r.reply(resp)
 		return nil
 	}
+	if (req.ProducerID == -1) != (req.ProducerEpoch == -1) {
+		// Half an identity (KafkaApis.handleInitProducerIdRequest). A whole one
+		// is nothing but a wish for a new one, as long as nothing is known by
+		// the transactional id.
+		resp.ErrorCode = kerr.InvalidRequest.Code
+		r.reply(resp)
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(r.c.ctx, producerIDTimeout)
 	defer cancel()
 	id, err := r.c.srv.cluster.ProducerID(ctx)

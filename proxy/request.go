@@ -162,7 +162,7 @@ func decodeAnswer[T kmsg.Response](req kmsg.Request, raw []byte) (T, error) {
 	if !ok {
 		return none, fmt.Errorf("decode answer: %T", req.ResponseKind())
 	}
-	if err := resp.ReadFrom(body); err != nil {
+	if err := kafkawire.ReadResponse(resp, body); err != nil {
 		return none, fmt.Errorf("%w: %w", errUpstreamGarbage, err)
 	}
 	return resp, nil

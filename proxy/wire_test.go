@@ -30,7 +30,21 @@ func roundTrip[T kmsg.Response](addr string, req kmsg.Request) (T, error) {
 	if err != nil {
 		return none, err
 	}
-	return decodeAnswer[T](req, frame)
+	return decodeAny[T](req, frame)
+}
+
+// decodeAny decodes an answer as a client does, of any API.
+func decodeAny[T kmsg.Response](req kmsg.Request, frame []byte) (T, error) {
+	var none T
+	_, body, err := kafkawire.ParseResponseHeader(req.Key(), req.GetVersion(), frame)
+	if err != nil {
+		return none, err
+	}
+	resp := req.ResponseKind()
+	if err := resp.ReadFrom(body); err != nil {
+		return none, err
+	}
+	return resp.(T), nil
 }
 
 func listOffset(addr, topic string, partition int32, timestamp int64) (int64, error) {
@@ -95,7 +109,7 @@ func receive[T kmsg.Response](c *rawClient, corr int32, req kmsg.Request) T {
 	if got := int32(binary.BigEndian.Uint32(frame)); got != corr {
 		c.t.Fatalf("correlation id %d, want %d", got, corr)
 	}
-	resp, err := decodeAnswer[T](req, frame)
+	resp, err := decodeAny[T](req, frame)
 	if err != nil {
 		c.t.Fatalf("decode response to %s: %v", kmsg.NameForKey(req.Key()), err)
 	}

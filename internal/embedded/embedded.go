@@ -119,6 +119,14 @@ func open(cfg Config) (*kfake.Cluster, error) {
 		}
 		return nothingCommitted(req), nil, true
 	})
+	cluster.ControlKey(int16(kmsg.JoinGroup), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		req, ok := kreq.(*kmsg.JoinGroupRequest)
+		if !ok || !uncountable(req) {
+			return nil, nil, false
+		}
+		return inconsistent(req), nil, true
+	})
 	return cluster, nil
 }
 
