@@ -80,6 +80,7 @@ type Catalog struct {
 	coordinatorGen int64
 	Consumers      map[string]*ConsumerGroup // groups that have committed something; modified in place
 	Rebuilds       map[uint64]int32          // node that may destroy its copy of a topic, by topic; replaced, never modified
+	Access         *Access                   // never nil; modified in place
 }
 
 func newCatalog() *Catalog {
@@ -91,6 +92,7 @@ func newCatalog() *Catalog {
 		nextProducer: ClientProducerBase,
 		Consumers:    make(map[string]*ConsumerGroup),
 		Rebuilds:     make(map[uint64]int32),
+		Access:       newAccess(),
 	}
 }
 
