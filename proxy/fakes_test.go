@@ -28,6 +28,7 @@ type fakeCluster struct {
 	verify  func(partitionKey) (int64, error)
 	create  func(TopicSpec) error // before a topic is created
 	fakeGroups
+	fakeAccess
 	next *View // replaces the view, unannounced, once it has been looked at
 }
 
