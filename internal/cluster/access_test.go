@@ -34,10 +34,13 @@ func TestAccessFromEveryNode(t *testing.T) {
 	wg.Wait()
 	theirs := someACLs("brokers", 1)
 	for _, m := range r.members {
-		first := fmt.Sprint("n", m.id, "-0")
+		just := someACLs(fmt.Sprint("just", m.id, "-"), 1)
+		if err := m.cluster.CreateACLs(r.ctx(), just); err != nil {
+			t.Fatal(err)
+		}
 		through := r.members[m.id%3+1]
-		deleted, err := through.cluster.DeleteACLs(r.ctx(), func(acl proxy.ACL) bool { return acl.Name == first }, theirs)
-		if err != nil || len(deleted) != 2 || deleted[0] != theirs[0] || deleted[1].Name != first {
+		deleted, err := through.cluster.DeleteACLs(r.ctx(), func(acl proxy.ACL) bool { return acl == just[0] }, theirs)
+		if err != nil || len(deleted) != 2 || deleted[0] != theirs[0] || deleted[1] != just[0] {
 			t.Fatalf("deleted %+v, %v", deleted, err)
 		}
 	}
@@ -48,7 +51,7 @@ func TestAccessFromEveryNode(t *testing.T) {
 	for _, m := range r.members {
 		r.holds(m, fsm.CatalogGroup, "all ACLs", func(g *fsm.Group) bool {
 			a := g.Catalog.Access
-			return len(a.ACLs) == 3*(2*accessAtOnce+1)+1 && a.ACLs[fsm.ACL(theirs[0])].Gone && a.Quotas[fsm.Quota(quota)].Value == 3
+			return len(a.ACLs) == 3*(2*accessAtOnce+1)+4 && a.ACLs[fsm.ACL(theirs[0])].Gone && a.Quotas[fsm.Quota(quota)].Value == 3
 		})
 	}
 }
@@ -58,17 +61,17 @@ func TestAccessIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	var applied [4]watch.Index
 	r := running(t, func(cfg *Config) { cfg.AccessApplied = &applied[cfg.Self] })
-	m := r.members[1]
+	m := r.members[r.leaderOf(fsm.CatalogGroup).id%3+1] // it asks the leader
 	done := make(chan error, 1)
 	go func() { done <- m.cluster.CreateACLs(r.ctx(), someACLs("a", 2)) }()
 	r.holds(m, fsm.CatalogGroup, "the ACLs", func(g *fsm.Group) bool { return g.Catalog.Access.Revision == 2 })
-	applied[1].Set(1)
+	applied[m.id].Set(1)
 	select {
 	case err := <-done:
 		t.Fatalf("answered before the broker has it: %v", err)
 	default:
 	}
-	applied[1].Set(2)
+	applied[m.id].Set(2)
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
