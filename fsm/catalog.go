@@ -81,6 +81,7 @@ type Catalog struct {
 	turns          [CoordinatorSlots]int64   // by slot, the last one of its coordinator
 	Consumers      map[string]*ConsumerGroup // groups that have committed something; modified in place
 	Rebuilds       map[uint64]int32          // node that may destroy its copy of a topic, by topic; replaced, never modified
+	Access         *Access                   // never nil; modified in place
 }
 
 func newCatalog() *Catalog {
@@ -92,6 +93,7 @@ func newCatalog() *Catalog {
 		nextProducer: ClientProducerBase,
 		Consumers:    make(map[string]*ConsumerGroup),
 		Rebuilds:     make(map[uint64]int32),
+		Access:       newAccess(),
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 // dumpCatalog writes the whole catalog in a fixed order.
 func dumpCatalog(c *Catalog) string {
 	s := fmt.Sprintf("catalog version %d topic %d producer %d gen %d\n", c.Version, c.nextTopic, c.nextProducer, c.coordinatorGen)
-	for _, v := range []any{c.Nodes, c.Topics, c.byName, c.Coordinators, c.Rebuilds, consumersOf(c)} {
+	for _, v := range []any{c.Nodes, c.Topics, c.byName, c.Coordinators, c.Rebuilds, consumersOf(c), accessOf(c)} {
 		raw, err := json.Marshal(v) // sorts the keys of maps
 		if err != nil {
 			panic(err)

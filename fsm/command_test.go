@@ -41,6 +41,10 @@ func someEntries() [][]byte {
 			Control(KindDeleteGroup, DeleteGroup{Group: []byte("g"), Slot: 1, Epoch: 1}),
 			Control(KindExpireOffsets, ExpireOffsets{RetentionMs: 1000}),
 		}),
+		EncodeEntry(2, []Command{
+			Control(KindCreateACLs, CreateACLs{ACLs: []ACL{anACL("a"), anACL("b")}}), Control(KindDeleteACLs, DeleteACLs{ACLs: []ACL{anACL("b")}}),
+			Control(KindAlterQuotas, AlterQuotas{Changes: []QuotaChange{{Quota: aQuota("u"), Value: 1024}, {Quota: aQuota("v"), Gone: true}}}),
+		}),
 	}
 }
 

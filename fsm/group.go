@@ -51,6 +51,8 @@ type Result struct {
 	Topic  uint64 // KindCreateTopic: the new topic's id
 	FirstN int64  // KindAllocateProducers: first id of the block
 
+	Revision uint64 // KindCreateACLs, KindDeleteACLs, KindAlterQuotas: Access.Revision afterwards
+
 	Codes []int16 // KindCommitOffsets: Kafka error code of each partition of each commit; nil if all are 0
 }
 
@@ -190,6 +192,9 @@ func (g *Group) decode(c Command) (any, error) {
 		v = offsetArgs(c.Kind)
 	}
 	if v == nil {
+		v = accessArgs(c.Kind)
+	}
+	if v == nil {
 		return nil, fmt.Errorf("kind %d: %w", c.Kind, ErrUnknownCommand)
 	}
 	return v, decodeControl(c.Body, v)
@@ -219,6 +224,9 @@ func (g *Group) apply(args any) Result {
 		return Result{Verdict: Rejected, Code: codeInvalidRequest, Message: "only group 0 has a catalog"}
 	}
 	if r, ok := g.Catalog.applyOffsets(args, g.ClockMs); ok {
+		return r
+	}
+	if r, ok := g.Catalog.applyAccess(g.Index, args); ok {
 		return r
 	}
 	return g.Catalog.apply(g.Index, args)

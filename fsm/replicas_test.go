@@ -24,7 +24,8 @@ func TestReplicasAgree(t *testing.T) {
 		t.Errorf("too little happened: %d appended, %d duplicates, %d rejected", appended, duplicates, rejected)
 	}
 	for _, k := range []Kind{KindOpen, KindClose, KindLogStart, KindCut, KindRecover, KindCreateTopic, KindTopicOpened, KindDeleteTopic,
-		KindTopicClosed, KindAllocateProducers, KindTakeRebuild, KindEndRebuild, KindCommitOffsets, KindDeleteGroup, KindDeleteOffsets} {
+		KindTopicClosed, KindAllocateProducers, KindTakeRebuild, KindEndRebuild, KindCommitOffsets, KindDeleteGroup, KindDeleteOffsets,
+		KindCreateACLs, KindDeleteACLs, KindAlterQuotas} {
 		if done[k] < 10 {
 			t.Errorf("kind %d took effect %d times only", k, done[k])
 		}
@@ -37,7 +38,7 @@ func replicasAgree(t *testing.T, rnd *rand.Rand, done map[Kind]int) map[Verdict]
 	gen := &generator{rnd: rnd, state: a, last: make(map[TP]batchSpec), log: make(map[TP][]placedAt)}
 	only := make(map[TP]*Group)
 	counts := make(map[Verdict]int)
-	for index := uint64(1); index <= 600; index++ {
+	for index := uint64(1); index <= 800; index++ {
 		if rnd.Intn(20) == 0 { // Raft's own
 			continue
 		}
@@ -230,10 +231,12 @@ func (g *generator) offsetsCommand(topic uint64) Command {
 		}
 	}
 	tp := TP{topic, int32(g.rnd.Intn(4))}
-	switch g.rnd.Intn(8) {
-	case 0, 4:
+	switch g.rnd.Intn(12) {
+	case 8, 11:
+		return g.accessCommand(numbered(0, 10)[g.rnd.Intn(10)])
+	case 0, 4, 9:
 		return Control(KindDeleteGroup, DeleteGroup{Group: []byte(name), Slot: slot, Epoch: epoch})
-	case 1, 5:
+	case 1, 5, 10:
 		return Control(KindDeleteOffsets, DeleteOffsets{Group: []byte(name), Slot: slot, Epoch: epoch, Partitions: []TP{tp}})
 	case 2:
 		return Control(KindTouchGroups, TouchGroups{Groups: [][]byte{[]byte(name)}})
@@ -242,6 +245,17 @@ func (g *generator) offsetsCommand(topic uint64) Command {
 	}
 	return CommitCommand([]OffsetCommit{{Group: name, Slot: slot, Epoch: epoch, Member: g.rnd.Intn(2) == 0, RetentionMs: -1,
 		Offsets: []OffsetToCommit{{tp, g.rnd.Int63n(100), ""}, {TP{topic, 0}, g.rnd.Int63n(100), "m"}}}})
+}
+
+func (g *generator) accessCommand(acl ACL) Command {
+	switch g.rnd.Intn(3) {
+	case 0:
+		return Control(KindCreateACLs, CreateACLs{ACLs: []ACL{acl, anACL("all")}})
+	case 1:
+		return Control(KindDeleteACLs, DeleteACLs{ACLs: []ACL{acl}})
+	}
+	return Control(KindAlterQuotas, AlterQuotas{Changes: []QuotaChange{{Quota: aQuota(acl.Name), Value: g.rnd.Float64()},
+		{Quota: aQuota("t1"), Gone: true}}})
 }
 
 func (g *generator) logStart(tp TP) LogStart {

@@ -15,25 +15,29 @@ import (
 // The encoding of a group's whole state. Numbers are uvarints, strings and
 // documents have their length before them:
 //
-//	4 bytes   "LSG" and the format version (2)
+//	4 bytes   "LSG" and the format version (3)
 //	group, index, clock (ms), level, shape, recovery number
 //	count     topics, by id: the newest Open as JSON
 //	count     partitions, by topic and number: see appendTo in statepartition.go
 //	byte      1 if the catalog follows (group 0): JSON, then what consumer groups
-//	          have committed: see offsetscodec.go (not in version 1)
+//	          have committed: see offsetscodec.go (not in version 1), then
+//	          ACLs and quotas: see accesscodec.go (from version 3 on)
 //	4 bytes   CRC-32C of everything before, little-endian
 //
 // One state has one encoding. It holds no record: its size depends on the
 // number of partitions, checkpoints and producers.
 
 // StateVersion is the format version of the states that this build writes.
-const StateVersion = 2
+const StateVersion = 3
 
 // oldestStateVersion is the format version that this build can still read.
 const oldestStateVersion = 1
 
 // offsetsStateVersion is the first that holds committed offsets.
 const offsetsStateVersion = 2
+
+// accessStateVersion is the first that holds ACLs and quotas.
+const accessStateVersion = 3
 
 const stateMagic = "LSG"
 
@@ -75,6 +79,7 @@ func (g *Group) Encode() []byte {
 	} else {
 		b = appendBytes(append(b, 1), mustJSON(g.Catalog.state()))
 		b = g.Catalog.appendConsumers(b)
+		b = g.Catalog.Access.appendTo(b)
 	}
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
@@ -83,6 +88,7 @@ func (g *Group) Encode() []byte {
 func (g *Group) encodedSize() int {
 	n := 256
 	if g.Catalog != nil {
+		n += 100 * (len(g.Catalog.Access.ACLs) + len(g.Catalog.Access.Quotas))
 		for _, c := range g.Catalog.Consumers {
 			n += 64 + 48*len(c.Offsets)
 		}
@@ -194,6 +200,9 @@ func (g *Group) decodeCatalog(r *stateReader, version byte) {
 		}
 		if r.err == nil && version >= offsetsStateVersion {
 			r.consumers(g.Catalog, g.ClockMs)
+		}
+		if r.err == nil && version >= accessStateVersion {
+			g.Catalog.Access = r.access()
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"hash/crc32"
+	"math"
 	"os"
 	"strings"
 	"testing"
@@ -67,13 +68,19 @@ func fullState(t testing.TB) *Group {
 		{Group: "group-a", Slot: 7, Epoch: epoch, RetentionMs: 5000, Offsets: []OffsetToCommit{{TP{2, 1}, 1 << 40, ""}}},
 	}))
 	m.entry(1000)
+	m.one(Control(KindCreateACLs, CreateACLs{ACLs: []ACL{anACL("kept"), {Resource: 4, Name: "kafka-cluster", Pattern: 3, Principal: "User:CN=x,O=y", Host: "10.0.0.1", Operation: 7, Permission: 2}}}))
+	m.one(Control(KindAlterQuotas, AlterQuotas{Changes: []QuotaChange{
+		{Quota: aQuota("u"), Value: 0.5},
+		{Quota: Quota{UserIs: NameDefault, ClientIs: NameGiven, Client: "c", Key: "request_percentage"}, Value: 200},
+		{Quota: Quota{ClientIs: NameDefault, Key: "consumer_byte_rate"}, Gone: true},
+	}}))
 	return m.Group
 }
 
 // TestStateFormat pins the bytes: a node starts from a snapshot that another
 // build took. Do not change the file without a new StateVersion.
 func TestStateFormat(t *testing.T) {
-	const file = "testdata/state-v2.hex"
+	const file = "testdata/state-v3.hex"
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -95,24 +102,28 @@ func TestStateFormat(t *testing.T) {
 	}
 }
 
-// A state that an earlier build wrote is read: it has no committed offsets.
+// States that earlier builds wrote are read: the first has no committed offsets,
+// neither has an ACL or a quota.
 func TestOlderStatesAreRead(t *testing.T) {
-	text, err := os.ReadFile("testdata/state-v1.hex")
-	if err != nil {
-		t.Fatal(err)
+	for file, groups := range map[string]int{"testdata/state-v1.hex": 0, "testdata/state-v2.hex": 2} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		old, err := hex.DecodeString(strings.Join(strings.Fields(string(text)), ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, err := DecodeGroup(old)
+		if err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		c := g.Catalog
+		if c.TopicByName("kept") == nil || len(c.Consumers) != groups || len(g.Partitions) != 2 || len(c.Access.ACLs)+len(c.Access.Quotas) != 0 {
+			t.Errorf("%s: %s", file, dump(g))
+		}
+		again(t, g)
 	}
-	old, err := hex.DecodeString(strings.Join(strings.Fields(string(text)), ""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	g, err := DecodeGroup(old)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if g.Catalog.TopicByName("kept") == nil || len(g.Catalog.Consumers) != 0 || len(g.Partitions) != 2 {
-		t.Errorf("%s", dump(g))
-	}
-	again(t, g)
 }
 
 // seal puts a state's checksum behind it.
@@ -215,6 +226,12 @@ func TestImpossibleStatesAreRefused(t *testing.T) {
 		"an offset of no partition": func(g *Group, _ *Partition) { g.Catalog.Consumers["group-a"].Offsets[TP{2, 2}] = CommittedOffset{} },
 		"a commit of tomorrow": func(g *Group, _ *Partition) {
 			g.Catalog.Consumers["group-a"].Offsets[TP{2, 0}] = CommittedOffset{CommitMs: g.ClockMs + 1}
+		},
+		"an ACL of tomorrow": func(g *Group, _ *Partition) { g.Catalog.Access.Revision-- },
+		"two ACLs at a time": func(g *Group, _ *Partition) { g.Catalog.Access.ACLs[anACL("c")] = Rule{Revision: 1} },
+		"an ACL of no time":  func(g *Group, _ *Partition) { g.Catalog.Access.ACLs[anACL("c")] = Rule{} },
+		"a quota of no number": func(g *Group, _ *Partition) {
+			g.Catalog.Access.Quotas[aQuota("c")] = Rule{Revision: 1, Value: math.NaN()}
 		},
 		"members tomorrow": func(g *Group, _ *Partition) { g.Catalog.Consumers["group-a"].LiveMs = g.ClockMs + 1 },
 		"too much metadata": func(g *Group, _ *Partition) {

@@ -83,6 +83,9 @@ var served = []API{
 	{Key: int16(kmsg.DeleteRecords), Min: 0, Max: 2, Kind: Ours, Alone: true},
 	{Key: int16(kmsg.InitProducerID), Min: 0, Max: 4, Kind: Ours, Alone: true},
 	{Key: int16(kmsg.OffsetForLeaderEpoch), Min: 2, Max: 4, Kind: Ours, Alone: true},
+	{Key: int16(kmsg.DescribeACLs), Min: 1, Max: 3, Kind: Upstream},
+	{Key: int16(kmsg.CreateACLs), Min: 1, Max: 3, Kind: Ours},
+	{Key: int16(kmsg.DeleteACLs), Min: 1, Max: 3, Kind: Ours},
 	{Key: int16(kmsg.DescribeConfigs), Min: 1, Max: 4, Kind: Ours},
 	{Key: int16(kmsg.AlterConfigs), Min: 0, Max: 2, Kind: Ours},
 	{Key: int16(kmsg.SASLAuthenticate), Min: 0, Max: 2, Kind: Upstream},
@@ -90,6 +93,8 @@ var served = []API{
 	{Key: int16(kmsg.DeleteGroups), Min: 0, Max: 2, Kind: Coordinator},
 	{Key: int16(kmsg.IncrementalAlterConfigs), Min: 0, Max: 1, Kind: Ours},
 	{Key: int16(kmsg.OffsetDelete), Min: 0, Max: 0, Kind: Coordinator},
+	{Key: int16(kmsg.DescribeClientQuotas), Min: 0, Max: 1, Kind: Upstream},
+	{Key: int16(kmsg.AlterClientQuotas), Min: 0, Max: 1, Kind: Ours},
 	{Key: int16(kmsg.DescribeCluster), Min: 0, Max: 1, Kind: Ours, Alone: true},
 }
 

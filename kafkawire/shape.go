@@ -40,6 +40,9 @@ var requestShapes = map[kmsg.Key]string{
 	kmsg.DeleteRecords:           "[s [4 8]] 4",
 	kmsg.InitProducerID:          "s 4 8@3 2@3",
 	kmsg.OffsetForLeaderEpoch:    "4@3 [s [4 4 4]]",
+	kmsg.DescribeACLs:            "1 s 1 s s 1 1",
+	kmsg.CreateACLs:              "[1 s 1 s s 1 1]",
+	kmsg.DeleteACLs:              "[1 s 1 s s 1 1]",
 	kmsg.DescribeConfigs:         "[1 s (s)] 1 1@3",
 	kmsg.AlterConfigs:            "[1 s [s s]] 1",
 	kmsg.SASLAuthenticate:        "b",
@@ -47,6 +50,8 @@ var requestShapes = map[kmsg.Key]string{
 	kmsg.DeleteGroups:            "(s)",
 	kmsg.IncrementalAlterConfigs: "[1 s [s 1 s]] 1",
 	kmsg.OffsetDelete:            "s [s [4]]",
+	kmsg.DescribeClientQuotas:    "[s 1 s] 1",
+	kmsg.AlterClientQuotas:       "[[s s] [s 8 1]] 1",
 	kmsg.DescribeCluster:         "1 1@1",
 }
 

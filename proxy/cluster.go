@@ -15,6 +15,7 @@ import (
 // any other error is ours (shutdown, bug) and is answered with a retriable code.
 type Cluster interface {
 	ConsumerGroups
+	AccessRules
 
 	// View returns the current picture of the cluster: immutable, never nil,
 	// cheap. What it says this node leads is true of now, also right after

@@ -31,6 +31,7 @@ type fakeCluster struct {
 	deposed map[uint64]bool       // topics whose leadership no majority confirms
 	asked   []TopicPartition      // of Confirmed
 	fakeGroups
+	fakeAccess
 	next *View // replaces the view, unannounced, once it has been looked at
 }
 

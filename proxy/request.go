@@ -59,6 +59,12 @@ func init() {
 		int16(kmsg.DescribeCluster):      handleDescribeCluster,
 
 		int16(kmsg.IncrementalAlterConfigs): handleIncrementalAlterConfigs,
+
+		int16(kmsg.DescribeACLs):         handlePassThrough,
+		int16(kmsg.CreateACLs):           handleCreateACLs,
+		int16(kmsg.DeleteACLs):           handleDeleteACLs,
+		int16(kmsg.DescribeClientQuotas): handlePassThrough,
+		int16(kmsg.AlterClientQuotas):    handleAlterClientQuotas,
 	}
 }
 

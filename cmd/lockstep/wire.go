@@ -27,6 +27,7 @@ type app struct {
 	broker  *localBroker
 	node    *node.Node
 	applier *apply.Applier
+	access  *apply.Access
 	cluster *cluster.Cluster
 	proxy   *proxy.Server
 	admin   *admin.Server
@@ -60,12 +61,17 @@ func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 		// The cluster needs the applier, and is only asked once both are open.
 		OthersTrusted: func(group uint32, index uint64) bool { return n.cluster.OthersTrusted(group, index) },
 		Logger:        log})
+	n.access = apply.NewAccess(apply.AccessConfig{Catalog: n.node.Catalog(), Broker: n.broker,
+		BrokerChanged: n.broker.health.Changed,
+		// As above: only asked when the cluster is there.
+		Current: func(ctx context.Context) error { return n.cluster.CatalogCurrent(ctx) }, Logger: log})
 	n.cluster = cluster.New(cluster.Config{
 		Lease: cfg.Raft.LeaderLeaseTimeout,
 		Self:  cfg.Node.ID, ClusterID: cfg.Cluster.ID, Version: version, Peers: nodeCfg.Peers, Groups: nodeCfg.Groups,
 		MaxBatchBytes: int(cfg.Raft.MaxEntryBytes),
 		Broker:        n.broker.Report, BrokerChanged: n.broker.health.Changed, Recovery: n.recovery,
 		GroupBroker: n.broker, OffsetsRetention: cfg.Groups.OffsetsRetention,
+		AccessApplied:    n.access.Applied(),
 		AutoRebuild:      cfg.Recovery.Rebuild == configs.RebuildAuto,
 		UnreachableAfter: cfg.Broker.UnreachableAfter, RebalanceDelay: cfg.Raft.LeaderRebalanceDelay, Logger: log,
 	}, n.node, n.applier)
@@ -152,8 +158,8 @@ func proxyConfig(cfg configs.Config, log hclog.Logger, c *cluster.Cluster, b *lo
 		Upstream: cfg.Broker.BootstrapServer,
 		// Where clients have a listener of their own they are known by name,
 		// or not let in at all: the broker says which.
-		BrokerAuthorizes: func() bool { return cfg.Broker.ClientServer != "" || b.Authorizes() },
-		BrokerVersions:   func() []kmsg.ApiVersionsResponseApiKey { return offeredByAll(c.BrokerAPIs()) },
+		BrokerAuthorizes:  func() bool { return cfg.Broker.ClientServer != "" || b.Authorizes() },
+		BrokerVersions:    func() []kmsg.ApiVersionsResponseApiKey { return offeredByAll(c.BrokerAPIs()) },
 		LinearizableReads: cfg.Reads == configs.ReadsLinearizable,
 		Limits: proxy.Limits{
 			MaxFrameBytes:           int(cfg.Limits.MaxFrameBytes),
@@ -188,6 +194,7 @@ func (n *app) open() error {
 	if err := n.applier.Open(logs); err != nil {
 		return err
 	}
+	n.access.Open()
 	n.cluster.Open()
 	if err := n.admin.Open(); err != nil {
 		return err
@@ -225,6 +232,6 @@ func (n *app) close() error {
 			errs = append(errs, err)
 		}
 	}
-	errs = append(errs, n.admin.Close(), n.cluster.Close(), n.applier.Close(), n.node.Close(), n.broker.Close())
+	errs = append(errs, n.admin.Close(), n.cluster.Close(), n.access.Close(), n.applier.Close(), n.node.Close(), n.broker.Close())
 	return errors.Join(errs...)
 }

@@ -75,6 +75,10 @@ type Config struct {
 	// commit and its last member, on the replicated clock; 0: seven days.
 	OffsetsRetention time.Duration
 
+	// AccessApplied is the revision of the catalog's ACLs and quotas that the
+	// local broker has; nil: nobody waits for it.
+	AccessApplied *watch.Index
+
 	UnreachableAfter time.Duration // a leader hands over when its broker is away for longer
 	RebalanceDelay   time.Duration // a leader returns home when its home was well for so long
 

@@ -23,12 +23,13 @@ const (
 
 // verdict is the part of a Result that travels between nodes.
 type verdict struct {
-	Verdict fsm.Verdict `json:"v"`
-	Code    int16       `json:"c,omitempty"`
-	Message string      `json:"m,omitempty"`
-	Topic   uint64      `json:"t,omitempty"`
-	FirstN  int64       `json:"n,omitempty"`
-	Codes   []int16     `json:"k,omitempty"`
+	Verdict  fsm.Verdict `json:"v"`
+	Code     int16       `json:"c,omitempty"`
+	Message  string      `json:"m,omitempty"`
+	Topic    uint64      `json:"t,omitempty"`
+	FirstN   int64       `json:"n,omitempty"`
+	Revision uint64      `json:"r,omitempty"`
+	Codes    []int16     `json:"k,omitempty"`
 	// NotLeader: the command was surely not proposed.
 	NotLeader bool `json:"x,omitempty"`
 }
@@ -89,7 +90,8 @@ func (n *Node) submitTo(ctx context.Context, g *Group, leader int32, leading boo
 	if v.NotLeader {
 		return fsm.Result{}, ErrNotLeader
 	}
-	return fsm.Result{Kind: cmd.Kind, Verdict: v.Verdict, Code: v.Code, Message: v.Message, Topic: v.Topic, FirstN: v.FirstN, Codes: v.Codes}, nil
+	return fsm.Result{Kind: cmd.Kind, Verdict: v.Verdict, Code: v.Code, Message: v.Message, Topic: v.Topic, FirstN: v.FirstN,
+		Revision: v.Revision, Codes: v.Codes}, nil
 }
 
 // proposeAndWait proposes on this node.
@@ -132,5 +134,6 @@ func (n *Node) heardSubmit(ctx context.Context, from transport.Hello, payload []
 	case err != nil:
 		return nil, err
 	}
-	return json.Marshal(verdict{Verdict: r.Verdict, Code: r.Code, Message: r.Message, Topic: r.Topic, FirstN: r.FirstN, Codes: r.Codes})
+	return json.Marshal(verdict{Verdict: r.Verdict, Code: r.Code, Message: r.Message, Topic: r.Topic, FirstN: r.FirstN,
+		Revision: r.Revision, Codes: r.Codes})
 }
