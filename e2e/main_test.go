@@ -9,7 +9,8 @@
 // TestFailover, E2E_ROUNDS (16), E2E_SEED (random) and E2E_FAULT (part of a
 // fault's name: only those) of TestKillAnything, E2E_RACE (1 builds lockstep
 // with the race detector), LOCKSTEP_BIN (a binary to use instead of building
-// one), E2E_DIR (where run directories are made).
+// one), E2E_DIR (where run directories are made), E2E_API (one API alone) of
+// TestProtocolDifferences.
 package e2e
 
 import (

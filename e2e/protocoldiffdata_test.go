@@ -95,7 +95,7 @@ func produceBadBatches(r *recorder, good []byte) {
 	bad("base offset not 0", func(b *kmsg.RecordBatch) { b.FirstOffset = 7 })
 	bad("wrong count", func(b *kmsg.RecordBatch) { b.NumRecords = 5 })
 	bad("control batch", func(b *kmsg.RecordBatch) { b.Attributes = 1 << 5 })
-	bad("timestamp type LogAppendTime", func(b *kmsg.RecordBatch) { b.Attributes = 1 << 3 })
+	r.add("timestamp type LogAppendTime", produceRequest("write", 3, fixedBatch("one").fixed(func(b *kmsg.RecordBatch) { b.Attributes = 1 << 3 })))
 	bad("unknown codec", func(b *kmsg.RecordBatch) { b.Attributes = 7 })
 	bad("in the far future", func(b *kmsg.RecordBatch) {
 		b.FirstTimestamp = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC).UnixMilli()
