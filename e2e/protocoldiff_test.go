@@ -34,7 +34,7 @@ func TestProtocolDifferences(t *testing.T) {
 	doc := readProtocolDoc(t, "../docs/protocol.md")
 	dir := runDir(t)
 	sides := startSides(t, dir)
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	p := &protocolDiff{t: t, ctx: ctx, doc: doc, sides: sides}
 
