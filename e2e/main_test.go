@@ -10,7 +10,8 @@
 // fault's name: only those) of TestKillAnything, E2E_FRAMES (20000) and
 // E2E_FRAMES_BROKER (kafka: not the embedded one) of TestMutatedFrames, E2E_RACE
 // (1 builds lockstep with the race detector), LOCKSTEP_BIN (a binary to use
-// instead of building one), E2E_DIR (where run directories are made).
+// instead of building one), E2E_DIR (where run directories are made), E2E_API
+// (one API alone) of TestProtocolDifferences.
 package e2e
 
 import (

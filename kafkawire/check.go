@@ -155,9 +155,9 @@ func checkAttributes(b Batch) *Refusal {
 	case b.TimestampTypeAppend():
 		return refuse(kerr.InvalidTimestamp, "clients cannot write batches of timestamp type LogAppendTime")
 	case b.IsTransactional():
-		// 48 is fatal to every producer: it is neither retried nor taken for
-		// a fault of the data.
-		return refuse(kerr.InvalidTxnState, "transactions are not supported")
+		// Kafka's word for a transactional batch in a request that names no
+		// transaction (KafkaApis.handleProduceRequest). It is not retried.
+		return refuse(kerr.TransactionalIDAuthorizationFailed, "transactions are not supported")
 	case uint16(b.Attributes())&attrUnused != 0:
 		return refuse(kerr.InvalidRecord, "unknown attribute bits %#x", uint16(b.Attributes()))
 	case b.Codec() > codecZstd:

@@ -120,7 +120,7 @@ func TestCheckProduceRefusesHeader(t *testing.T) {
 		}, kerr.InvalidRecord.Code},
 		{"control", put(offAttributes, int16(0x20)), kerr.InvalidRecord.Code},
 		{"log append time", put(offAttributes, int16(0x08)), kerr.InvalidTimestamp.Code},
-		{"transactional", put(offAttributes, int16(0x10)), kerr.InvalidTxnState.Code},
+		{"transactional", put(offAttributes, int16(0x10)), kerr.TransactionalIDAuthorizationFailed.Code},
 		{"delete horizon", put(offAttributes, int16(0x40)), kerr.InvalidRecord.Code},
 		{"high attribute", put(offAttributes, int16(math.MinInt16)), kerr.InvalidRecord.Code},
 		{"codec 5", put(offAttributes, int16(5)), kerr.UnsupportedCompressionType.Code},

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"lockstep/kafkawire"
@@ -14,11 +15,33 @@ import (
 // No feature is named: transaction.version stays hidden.
 
 func handleAPIVersions(r *request) error {
-	if _, err := parse[*kmsg.ApiVersionsRequest](r); err != nil {
+	req, err := parse[*kmsg.ApiVersionsRequest](r)
+	if err != nil {
 		return err
+	}
+	if r.h.Version >= 3 && !(isSoftwareName(req.ClientSoftwareName) && isSoftwareName(req.ClientSoftwareVersion)) {
+		resp := kmsg.NewPtrApiVersionsResponse()
+		resp.ErrorCode = kerr.InvalidRequest.Code
+		r.reply(resp)
+		return nil
 	}
 	r.reply(kafkawire.ApiVersionsResponse(r.h.Version, r.c.srv.offered()))
 	return nil
+}
+
+// isSoftwareName says whether a client may call itself, or its version, so:
+// letters and digits, with '.' and '-' between them (ApiVersionsRequest.isValid,
+// KIP-511).
+func isSoftwareName(s string) bool {
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c >= '0' && c <= '9', c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z':
+		case (c == '.' || c == '-') && i > 0 && i < len(s)-1:
+		default:
+			return false
+		}
+	}
+	return s != ""
 }
 
 func (r *request) unsupportedAPIVersions() error {

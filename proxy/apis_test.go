@@ -67,7 +67,9 @@ func TestAPIVersionsFollowTheBrokers(t *testing.T) {
 	c := f.dial()
 	ask := func(rows []kmsg.ApiVersionsResponseApiKey, key int16) (int16, bool) {
 		offer <- rows
-		resp := do[*kmsg.ApiVersionsResponse](c, 3, kmsg.NewPtrApiVersionsRequest())
+		versions := kmsg.NewPtrApiVersionsRequest()
+		versions.ClientSoftwareName, versions.ClientSoftwareVersion = "test", "1"
+		resp := do[*kmsg.ApiVersionsResponse](c, 3, versions)
 		i := slices.IndexFunc(resp.ApiKeys, func(k kmsg.ApiVersionsResponseApiKey) bool { return k.ApiKey == key })
 		if i < 0 {
 			return 0, false
@@ -129,6 +131,23 @@ func TestInitProducerID(t *testing.T) {
 		tx.TransactionalID = kmsg.StringPtr("tx")
 		if resp := do[*kmsg.InitProducerIDResponse](c, version, tx); resp.ErrorCode != kerr.TransactionalIDAuthorizationFailed.Code || resp.ProducerID != -1 {
 			t.Errorf("v%d transactional: %+v", version, resp)
+		}
+		tx.TransactionalID = kmsg.StringPtr("")
+		if resp := do[*kmsg.InitProducerIDResponse](c, version, tx); resp.ErrorCode != kerr.InvalidRequest.Code || resp.ProducerID != -1 {
+			t.Errorf("v%d, transactional without a name: %+v", version, resp)
+		}
+		if version < 3 {
+			continue
+		}
+		for _, half := range []struct {
+			id    int64
+			epoch int16
+		}{{5, -1}, {-1, 0}} {
+			req := kmsg.NewPtrInitProducerIDRequest()
+			req.ProducerID, req.ProducerEpoch = half.id, half.epoch
+			if resp := do[*kmsg.InitProducerIDResponse](c, version, req); resp.ErrorCode != kerr.InvalidRequest.Code || resp.ProducerID != -1 {
+				t.Errorf("v%d, id %d with epoch %d: %+v", version, half.id, half.epoch, resp)
+			}
 		}
 	}
 	for _, has := range []struct {
@@ -196,4 +215,32 @@ func TestSASLSessionIsNotMovedSilently(t *testing.T) {
 	}
 	f.srv.snapshot()[0].up.abort(errUpstreamLost)
 	c.closed()
+}
+
+// TestAPIVersionsNamesOfSoftware: who does not say what it is, or says it in
+// other letters than Kafka allows, is refused, in the versions that ask.
+func TestAPIVersionsNamesOfSoftware(t *testing.T) {
+	f := newFixture(t, nil)
+	c := f.dial()
+	for _, tc := range []struct {
+		version        int16
+		name, software string
+		want           int16
+	}{
+		{3, "apache-kafka-java", "4.3.1", 0},
+		{4, "a", "0", 0},
+		{2, "", "", 0},
+		{3, "", "1", kerr.InvalidRequest.Code},
+		{3, "test", "", kerr.InvalidRequest.Code},
+		{4, "-test", "1", kerr.InvalidRequest.Code},
+		{4, "test", "1.", kerr.InvalidRequest.Code},
+		{4, "te st", "1", kerr.InvalidRequest.Code},
+	} {
+		req := kmsg.NewPtrApiVersionsRequest()
+		req.ClientSoftwareName, req.ClientSoftwareVersion = tc.name, tc.software
+		resp := do[*kmsg.ApiVersionsResponse](c, tc.version, req)
+		if resp.ErrorCode != tc.want || (len(resp.ApiKeys) == 0) != (tc.want != 0) {
+			t.Errorf("v%d %q %q: code %d with %d keys, want code %d", tc.version, tc.name, tc.software, resp.ErrorCode, len(resp.ApiKeys), tc.want)
+		}
+	}
 }

@@ -141,7 +141,7 @@ func TestBadBatchesAreRefused(t *testing.T) {
 		{"count 0", sealBatch(edit(func(b []byte) { b[60] = 0 })), kerr.InvalidRecord.Code},
 		{"count too high", sealBatch(edit(func(b []byte) { b[60], b[26] = 3, 2 })), kerr.InvalidRecord.Code},
 		{"LogAppendTime", sealBatch(edit(func(b []byte) { b[22] |= 0x08 })), kerr.InvalidTimestamp.Code},
-		{"transactional", sealBatch(edit(func(b []byte) { b[22] |= 0x10 })), kerr.InvalidTxnState.Code},
+		{"transactional", sealBatch(edit(func(b []byte) { b[22] |= 0x10 })), kerr.TransactionalIDAuthorizationFailed.Code},
 		{"unknown codec", sealBatch(edit(func(b []byte) { b[22] |= 0x07 })), kerr.UnsupportedCompressionType.Code},
 	}
 	for _, version := range []int16{3, 8, 11} {

@@ -83,21 +83,34 @@ func handleCreateTopics(r *request) error {
 		}
 		resp.Topics[i] = createdTopic(v, specs[i], problem)
 	})
+	// A name that is asked for twice is answered once, as in Kafka.
+	resp.Topics = onceEach(resp.Topics, func(t *kmsg.CreateTopicsResponseTopic) string { return t.Topic })
 	r.reply(resp)
 	return nil
+}
+
+// onceEach leaves the first of the elements that have the same name.
+func onceEach[T any](all []T, name func(*T) string) []T {
+	seen := make(map[string]bool, len(all))
+	return slices.DeleteFunc(all, func(t T) bool {
+		n := name(&t)
+		twice := seen[n]
+		seen[n] = true
+		return twice
+	})
 }
 
 // createdTopic is the answer about one topic.
 func createdTopic(v *View, spec TopicSpec, problem *KafkaError) kmsg.CreateTopicsResponseTopic {
 	rt := kmsg.NewCreateTopicsResponseTopic()
 	rt.Topic, rt.NumPartitions, rt.ReplicationFactor = spec.Name, -1, -1
+	rt.Configs = []kmsg.CreateTopicsResponseTopicConfig{}
 	if problem != nil {
 		rt.ErrorCode = problem.Code
 		rt.ErrorMessage = kmsg.StringPtr(problem.Message)
 		return rt
 	}
 	rt.NumPartitions, rt.ReplicationFactor = spec.Partitions, int16(len(v.Nodes))
-	rt.Configs = []kmsg.CreateTopicsResponseTopicConfig{}
 	for name, value := range spec.Config {
 		c := kmsg.NewCreateTopicsResponseTopicConfig()
 		c.Name, c.Value, c.Source = name, kmsg.StringPtr(value), int8(kmsg.ConfigSourceDynamicTopicConfig)

@@ -8,8 +8,8 @@ import (
 // DeleteTopics 1 to 5 (6 carries topic ids).
 //
 // Topics leave the catalog; the answer comes when every group has closed its
-// partitions. Deviation from Kafka: a topic named twice in one request is
-// refused with INVALID_REQUEST, as Kafka does from version 6 on.
+// partitions. A topic named twice in one request is refused with
+// INVALID_REQUEST, once, as Kafka does.
 
 func handleDeleteTopics(r *request) error {
 	req, err := parse[*kmsg.DeleteTopicsRequest](r)
@@ -46,6 +46,7 @@ func handleDeleteTopics(r *request) error {
 		}
 		resp.Topics[i] = rt
 	})
+	resp.Topics = onceEach(resp.Topics, func(t *kmsg.DeleteTopicsResponseTopic) string { return *t.Topic })
 	r.reply(resp)
 	return nil
 }

@@ -333,7 +333,9 @@ func (f *fetching) add(resp *kmsg.FetchResponse, p *fetchPart, code int16, end i
 	fp := kmsg.NewFetchResponseTopicPartition()
 	fp.Partition, fp.ErrorCode = p.partition, code
 	fp.HighWatermark, fp.LastStableOffset, fp.LogStartOffset, fp.PreferredReadReplica = end, end, -1, -1
-	fp.RecordBatches = []byte{} // null is a shape that some clients do not expect
+	// Empty as Kafka's: null is a shape that some clients do not expect.
+	fp.RecordBatches = []byte{}
+	fp.AbortedTransactions = []kmsg.FetchResponseTopicPartitionAbortedTransaction{}
 	for i := range resp.Topics {
 		if resp.Topics[i].Topic == p.name {
 			resp.Topics[i].Partitions = append(resp.Topics[i].Partitions, fp)

@@ -111,7 +111,7 @@ func TestFetchMergesWhatIsNotOurs(t *testing.T) {
 			t.Errorf("v%d: %d partitions, want %d", version, len(got), len(want))
 		}
 		for key, code := range want {
-			if p, ok := got[key]; !ok || p.ErrorCode != code {
+			if p, ok := got[key]; !ok || p.ErrorCode != code || code != 0 && p.AbortedTransactions == nil {
 				t.Errorf("v%d %v: present %t, code %d, want %d", version, key, ok, p.ErrorCode, code)
 			}
 		}

@@ -23,7 +23,14 @@ func handleInitProducerID(r *request) error {
 	}
 	resp := kmsg.NewPtrInitProducerIDResponse()
 	resp.ProducerID, resp.ProducerEpoch = -1, -1
-	if req.TransactionalID != nil {
+	switch {
+	case req.TransactionalID != nil && *req.TransactionalID == "", (req.ProducerID == -1) != (req.ProducerEpoch == -1):
+		// Half an identity, or an empty name, is no request
+		// (KafkaApis.handleInitProducerIdRequest, TransactionCoordinator).
+		resp.ErrorCode = kerr.InvalidRequest.Code
+		r.reply(resp)
+		return nil
+	case req.TransactionalID != nil:
 		resp.ErrorCode = kerr.TransactionalIDAuthorizationFailed.Code
 		r.reply(resp)
 		return nil
