@@ -21,14 +21,14 @@ func TestGuardOfASuspendedProcess(t *testing.T) {
 	const limit = 500 * time.Millisecond
 	if os.Getenv("GUARD_SUSPENDED") != "" {
 		in := bufio.NewReader(os.Stdin)
-		g := &guard{limit: limit, fatal: func(err error) { fmt.Println("fatal:", err) }}
+		g := &guard{limit: limit, fatal: func(err error) { fmt.Fprintln(os.Stdout, "fatal:", err) }}
 		_ = g.write("write", func() error {
-			fmt.Println("writing")
+			fmt.Fprintln(os.Stdout, "writing")
 			_, _ = in.ReadString('\n')
 			<-time.After(limit / 5) // the disk answers a little after the process goes on
 			return nil
 		})
-		fmt.Println("written", g.failed())
+		fmt.Fprintln(os.Stdout, "written", g.failed())
 		return
 	}
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestGuardOfASuspendedProcess$")
