@@ -36,11 +36,6 @@ var compatGaps = []compatGap{
 	},
 }
 
-// notServed is how the clients say that an API is not advertised.
-var notServed = []string{
-	"does not support", "not supported", "broker is too old", "_UNSUPPORTED_FEATURE", "IncompatibleBrokerVersion", "NotSupportApiKey",
-}
-
 // compatTable is what became of every client and feature.
 type compatTable struct {
 	mu       sync.Mutex
