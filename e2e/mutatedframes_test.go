@@ -193,9 +193,9 @@ func (f footprint) String() string {
 // and go on their own, and memory that waits for the next collection, which the
 // runtime makes every two minutes at the latest.
 const (
-	moreGoroutines = 30
-	moreFiles      = 15
-	moreHeap       = 48 << 20
+	moreGoroutines = 20
+	moreFiles      = 8
+	moreHeap       = 32 << 20
 )
 
 // givenBack returns when every proxy holds about as much as before.
