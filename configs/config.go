@@ -22,6 +22,8 @@ type Config struct {
 	Recovery            Recovery   `yaml:"recovery"`
 	Limits              Limits     `yaml:"limits"`
 	Topics              Topics     `yaml:"topics"`
+	Groups              Groups     `yaml:"groups"`
+	Reads               string     `yaml:"reads"`
 	Admin               Admin      `yaml:"admin"`
 	Log                 Log        `yaml:"log"`
 }
@@ -110,6 +112,11 @@ type Topics struct {
 	MaxMessageBytes        Size `yaml:"max_message_bytes"`
 }
 
+// Groups holds what concerns consumer groups.
+type Groups struct {
+	OffsetsRetention time.Duration `yaml:"offsets_retention"`
+}
+
 // Admin says where the node's own HTTP server listens.
 type Admin struct {
 	Listen string `yaml:"listen"`
@@ -125,6 +132,12 @@ type Log struct {
 const (
 	LogStoreWAL    = "wal"
 	LogStoreBoltDB = "boltdb"
+)
+
+// Values of reads.
+const (
+	ReadsLeader       = "leader"
+	ReadsLinearizable = "linearizable"
 )
 
 // Values of recovery.rebuild.
@@ -180,6 +193,8 @@ func Default() Config {
 		// Kafka's own default for message.max.bytes: 1 MiB and the 12 bytes of
 		// the old log overhead.
 		Topics: Topics{AutoCreateTopicsEnable: true, NumPartitions: 1, MaxMessageBytes: MiB + 12},
+		Reads:  ReadsLeader,
+		Groups: Groups{OffsetsRetention: 7 * 24 * time.Hour},
 		Admin:  Admin{Listen: "127.0.0.1:7501"},
 		Log:    Log{Level: "info", Format: LogFormatText},
 	}

@@ -36,6 +36,7 @@ var (
 	logLevels           = []string{"trace", "debug", "info", "warn", "error"}
 	logStores           = []string{LogStoreWAL, LogStoreBoltDB}
 	rebuilds            = []string{RebuildAuto, RebuildManual}
+	reads               = []string{ReadsLeader, ReadsLinearizable}
 	logFormats          = []string{LogFormatText, LogFormatJSON}
 	encryptedProtocols  = []string{"SSL", "SASL_PLAINTEXT", "SASL_SSL"}
 )
@@ -354,6 +355,8 @@ func (c Config) validateRest(p *problems) {
 	} else if t.MaxMessageBytes > largest {
 		p.add("topics.max_message_bytes", t.MaxMessageBytes, fmt.Sprintf("with the %[3]v that go with it, a batch of this size must fit both raft.max_entry_bytes %[1]v and limits.max_frame_bytes %[2]v", c.Raft.MaxEntryBytes, c.Limits.MaxFrameBytes, entryHeadroom), fmt.Sprintf("lower it to at most %v, or raise the smaller of the two", largest))
 	}
+	p.oneOf("reads", c.Reads, reads)
+	between(p, "groups.offsets_retention", c.Groups.OffsetsRetention, time.Minute, 100*365*24*time.Hour)
 	if _, _, err := splitAddress(c.Admin.Listen); err != nil {
 		p.add("admin.listen", c.Admin.Listen, "not an address", "write host:port, such as 127.0.0.1:7501")
 	}

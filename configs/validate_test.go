@@ -74,6 +74,8 @@ func TestValidateRefuses(t *testing.T) {
 		{"partitions", []string{"topics.num_partitions=0"}, []string{"topics.num_partitions"}},
 		{"message", []string{"topics.max_message_bytes=8MiB"}, []string{"topics.max_message_bytes", "lower it to at most 8188KiB"}},
 		{"message none", []string{"topics.max_message_bytes=0"}, []string{"topics.max_message_bytes", "too small"}},
+		{"reads", []string{"reads=stale"}, []string{"reads", "use one of leader, linearizable"}},
+		{"offsets", []string{"groups.offsets_retention=1s"}, []string{"groups.offsets_retention", "at least 1m0s"}},
 		{"admin", []string{"admin.listen=7501"}, []string{"admin.listen", "write host:port"}},
 		{"trust", []string{"broker.trust_after=10ms"}, []string{"broker.trust_after", "at least 1s"}},
 		{"log dirs", []string{"broker.log_dirs=kafka-logs"}, []string{"broker.log_dirs", "from / on"}},

@@ -22,11 +22,15 @@ type running struct {
 }
 
 // busy says whether another fault has what this one needs of a node. Links are
-// shared, but where every proxy is down they carry nothing that a fault could
-// have an effect on.
+// shared; but of what a fault does to them nothing is to be seen unless the
+// proxies of both ends run, and a fault of one link takes the next node's.
 func (x *chaos) busy(n *node, u uses) bool {
+	next := x.c.nodes[n.id%len(x.c.nodes)]
 	return slices.ContainsFunc(x.active, func(r *running) bool {
-		return r.kind.uses&u&^usesLinks != 0 && slices.Contains(r.nodes, n) || u == usesLinks && r.kind.everyNode
+		if u == usesLinks {
+			return r.kind.uses&usesProxy != 0 && (slices.Contains(r.nodes, n) || slices.Contains(r.nodes, next))
+		}
+		return r.kind.uses&u&^usesLinks != 0 && slices.Contains(r.nodes, n)
 	})
 }
 

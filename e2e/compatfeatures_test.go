@@ -237,10 +237,6 @@ func describeConfigFeature(ctx context.Context, r *compatRun) error {
 	if err != nil {
 		return err
 	}
-	// A proxy asks its own broker, which may be behind the metadata it shows.
-	if err := r.onBrokers(ctx, topic, 1, "7200000"); err != nil {
-		return err
-	}
 	events, err := r.s.do(ctx, featureTime, "describe-config", r.bootstrap(), "topic="+topic, "name=retention.ms")
 	if err != nil {
 		return err

@@ -26,15 +26,7 @@ type compatGap struct {
 // compatGaps is the list that a run is held to, in both directions: what fails
 // must stand here, and what stands here must fail.
 var compatGaps = []compatGap{
-	{feature: "admin: alter topic configuration", errors: notServed, why: "Lockstep does not serve AlterConfigs and IncrementalAlterConfigs yet"},
-	{feature: "admin: delete records", errors: notServed, why: "Lockstep does not serve DeleteRecords yet"},
-	{feature: "kafka-configs: alter", errors: notServed, why: "Lockstep does not serve AlterConfigs and IncrementalAlterConfigs yet"},
-	{feature: "kafka-delete-records", errors: notServed, why: "Lockstep does not serve DeleteRecords yet"},
 	{feature: "kafka-acls: list", errors: []string{"No Authorizer is configured"}, why: "the brokers of this run have no authorizer, and say so"},
-	{
-		feature: "committed offsets survive their coordinator's kill -9", errors: []string{"after the kill its offset is -1"},
-		why: "committed offsets live on the coordinating node's broker only",
-	},
 	// Its send() keeps one answer per broker over its tries. A partition that
 	// moves to a broker which has answered already is never sent again, and
 	// send() says that all is well (kafkajs 2.2.4, src/producer/sendMessages.js).

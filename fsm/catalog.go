@@ -78,6 +78,7 @@ type Catalog struct {
 	nextProducer   int64
 	Coordinators   []CoordinatorSlot // empty until first assigned
 	coordinatorGen int64
+	turns          [CoordinatorSlots]int64   // by slot, the last one of its coordinator
 	Consumers      map[string]*ConsumerGroup // groups that have committed something; modified in place
 	Rebuilds       map[uint64]int32          // node that may destroy its copy of a topic, by topic; replaced, never modified
 	Access         *Access                   // never nil; modified in place
@@ -364,6 +365,7 @@ func (c *Catalog) assignCoordinators(a *AssignCoordinators) bool {
 		}
 		c.coordinatorGen++
 		slots[s.Slot] = CoordinatorSlot{Node: s.Node, Epoch: c.coordinatorGen}
+		c.turns[s.Slot] = 0 // each coordinator counts from where it likes
 		changed = true
 	}
 	if changed {

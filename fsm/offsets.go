@@ -50,6 +50,7 @@ type OffsetCommit struct {
 	Group       string
 	Slot        int   // of the group
 	Epoch       int64 // of the slot, under which the coordinator's broker accepted it
+	Turn        int64 // in which the coordinator proposed it; it only grows
 	Member      bool  // by a member of the group, not by a tool or a consumer without a group
 	RetentionMs int64 // asked for by the client; negative: the default
 	Offsets     []OffsetToCommit
@@ -68,6 +69,7 @@ type DeleteGroup struct {
 	Group []byte `json:"group"`
 	Slot  int    `json:"slot"`
 	Epoch int64  `json:"epoch"`
+	Turn  int64  `json:"turn"`
 }
 
 // DeleteOffsets forgets the offsets of some partitions of a group.
@@ -75,6 +77,7 @@ type DeleteOffsets struct {
 	Group      []byte `json:"group"`
 	Slot       int    `json:"slot"`
 	Epoch      int64  `json:"epoch"`
+	Turn       int64  `json:"turn"`
 	Partitions []TP   `json:"partitions"`
 }
 
@@ -128,10 +131,20 @@ func (c *Catalog) applyOffsets(args any, clockMs int64) (Result, bool) {
 }
 
 // coordinates says whether a slot still has the epoch that a coordinator acted
-// under. A coordinator that was replaced meanwhile must change nothing.
-func (c *Catalog) coordinates(slot int, epoch int64) bool {
-	return slot >= 0 && slot < len(c.Coordinators) && epoch != 0 && c.Coordinators[slot].Epoch == epoch
+// under, and whether it is still the coordinator's turn. One that was replaced
+// meanwhile must change nothing. Nor must what the coordinator once proposed
+// without an answer, and that the network kept until now: a client has been
+// told since of something later.
+func (c *Catalog) coordinates(slot int, epoch, turn int64) bool {
+	if slot < 0 || slot >= len(c.Coordinators) || epoch == 0 || c.Coordinators[slot].Epoch != epoch || turn < c.turns[slot] {
+		return false
+	}
+	c.turns[slot] = turn
+	return true
 }
+
+// LastTurn is the last turn that any coordinator has had.
+func (c *Catalog) LastTurn() int64 { return slices.Max(c.turns[:]) }
 
 // commitOffsets gives every partition of every commit its code, in order. Codes
 // is nil if all are 0.
@@ -144,7 +157,7 @@ func (c *Catalog) commitOffsets(a *CommitOffsets, clockMs int64) Result {
 		switch {
 		case len(commit.Group) > MaxGroupID:
 			code = codeInvalidGroup
-		case !c.coordinates(commit.Slot, commit.Epoch):
+		case !c.coordinates(commit.Slot, commit.Epoch, commit.Turn):
 			code = codeNotCoordinator
 		}
 		for j := range commit.Offsets {
@@ -197,7 +210,7 @@ func (c *Catalog) hasPartition(tp TP) bool {
 
 func (c *Catalog) deleteGroup(a *DeleteGroup) Result {
 	switch {
-	case !c.coordinates(a.Slot, a.Epoch):
+	case !c.coordinates(a.Slot, a.Epoch, a.Turn):
 		return rejected(codeNotCoordinator, "the group has moved to another coordinator")
 	case c.Consumers[string(a.Group)] == nil:
 		return rejected(codeGroupNotFound, "no such group")
@@ -207,7 +220,7 @@ func (c *Catalog) deleteGroup(a *DeleteGroup) Result {
 }
 
 func (c *Catalog) deleteOffsets(a *DeleteOffsets) Result {
-	if !c.coordinates(a.Slot, a.Epoch) {
+	if !c.coordinates(a.Slot, a.Epoch, a.Turn) {
 		return rejected(codeNotCoordinator, "the group has moved to another coordinator")
 	}
 	g := c.Consumers[string(a.Group)]

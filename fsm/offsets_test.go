@@ -33,7 +33,12 @@ func (m *machine) move(node int32) int64 {
 // commit commits one offset of orders/0 and returns its code.
 func (m *machine) commit(group string, epoch, offset int64) int16 {
 	m.t.Helper()
-	r := m.one(CommitCommand([]OffsetCommit{{Group: group, Slot: 5, Epoch: epoch, Member: true, RetentionMs: -1,
+	return m.commitInTurn(group, epoch, 1, offset)
+}
+
+func (m *machine) commitInTurn(group string, epoch, turn, offset int64) int16 {
+	m.t.Helper()
+	r := m.one(CommitCommand([]OffsetCommit{{Group: group, Slot: 5, Epoch: epoch, Turn: turn, Member: true, RetentionMs: -1,
 		Offsets: []OffsetToCommit{{TP{1, 0}, offset, ""}}}}))
 	if r.Verdict != Done {
 		m.t.Fatalf("commit: %+v", r)
@@ -171,14 +176,14 @@ func TestOffsetsGo(t *testing.T) {
 	other := m.one(Control(KindCreateTopic, CreateTopic{Name: "other", Partitions: 2, Groups: 2})).Topic
 	epoch := m.Catalog.Coordinators[5].Epoch
 	for _, group := range []string{"a", "b"} {
-		m.one(CommitCommand([]OffsetCommit{{Group: group, Slot: 5, Epoch: epoch, RetentionMs: -1,
+		m.one(CommitCommand([]OffsetCommit{{Group: group, Slot: 5, Epoch: epoch, Turn: 1, RetentionMs: -1,
 			Offsets: []OffsetToCommit{{TP{1, 0}, 1, ""}, {TP{1, 1}, 1, ""}, {TP{other, 0}, 1, ""}}}}))
 	}
 	m.commit("c", epoch, 3)
 	deleteOffsets := func(tps ...TP) Result {
-		return m.one(Control(KindDeleteOffsets, DeleteOffsets{Group: []byte("a"), Slot: 5, Epoch: epoch, Partitions: tps}))
+		return m.one(Control(KindDeleteOffsets, DeleteOffsets{Group: []byte("a"), Slot: 5, Epoch: epoch, Turn: 1, Partitions: tps}))
 	}
-	deleteGroup := Control(KindDeleteGroup, DeleteGroup{Group: []byte("b"), Slot: 5, Epoch: epoch})
+	deleteGroup := Control(KindDeleteGroup, DeleteGroup{Group: []byte("b"), Slot: 5, Epoch: epoch, Turn: 1})
 	if r := deleteOffsets(TP{1, 1}, TP{9, 9}); r.Verdict != Done || len(m.Catalog.Consumers["a"].Offsets) != 2 {
 		t.Errorf("%+v, %s", r, m.committed("a"))
 	}
@@ -250,4 +255,42 @@ func FuzzDecodeCommit(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestWhatTheNetworkKeptMovesNothingBack: a commit or a deletion that its
+// coordinator proposed without hearing of it again, and that arrives after a
+// later one, changes nothing; also on a node that starts from a snapshot.
+func TestWhatTheNetworkKeptMovesNothingBack(t *testing.T) {
+	m := offsetsMachine(t)
+	epoch := m.Catalog.Coordinators[5].Epoch
+	for _, step := range []struct {
+		turn, offset int64
+		code         int16
+	}{{1000, 10, 0}, {1002, 30, 0}, {1001, 20, codeNotCoordinator}, {1002, 31, 0}, {1003, 32, 0}} {
+		if code := m.commitInTurn("g", epoch, step.turn, step.offset); code != step.code {
+			t.Errorf("turn %d: code %d, want %d", step.turn, code, step.code)
+		}
+	}
+	restored, err := DecodeGroup(m.Encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if restored.Catalog.LastTurn() != 1003 {
+		t.Errorf("after a snapshot the last turn is %d", restored.Catalog.LastTurn())
+	}
+	before := m.committed("g")
+	for _, r := range []Result{
+		m.one(Control(KindDeleteGroup, DeleteGroup{Group: []byte("g"), Slot: 5, Epoch: epoch, Turn: 1002})),
+		m.one(Control(KindDeleteOffsets, DeleteOffsets{Group: []byte("g"), Slot: 5, Epoch: epoch, Turn: 1002, Partitions: []TP{{1, 0}}})),
+	} {
+		if r.Verdict != Rejected || r.Code != codeNotCoordinator {
+			t.Errorf("kind %d: %+v", r.Kind, r)
+		}
+	}
+	if after := m.committed("g"); after != before {
+		t.Errorf("committed %s, was %s", after, before)
+	}
+	if code := m.commitInTurn("g", m.move(2), 5, 40); code != 0 { // whose clock is behind
+		t.Errorf("the next coordinator's commit: code %d", code)
+	}
 }

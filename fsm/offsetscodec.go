@@ -15,7 +15,7 @@ import (
 //
 //	count      commits:
 //	string       group
-//	number       slot, epoch
+//	number       slot, epoch, turn
 //	byte         1 if by a member
 //	number       retention in milliseconds plus 1, 0 for the default
 //	count        partitions: topic, number, offset, metadata
@@ -28,7 +28,7 @@ import (
 
 // Smallest sizes, so that a hostile count takes no memory.
 const (
-	minCommitSize    = 6
+	minCommitSize    = 7
 	minCommittedSize = 11
 	minConsumersSize = 3 + minCommittedSize + 2
 )
@@ -41,6 +41,7 @@ func CommitCommand(commits []OffsetCommit) Command {
 		b = appendString(b, c.Group)
 		b = binary.AppendUvarint(b, uint64(c.Slot))
 		b = binary.AppendUvarint(b, uint64(c.Epoch))
+		b = binary.AppendUvarint(b, uint64(c.Turn))
 		b = append(b, flag(c.Member))
 		b = binary.AppendUvarint(b, uint64(max(c.RetentionMs, -1)+1))
 		b = binary.AppendUvarint(b, uint64(len(c.Offsets)))
@@ -87,6 +88,7 @@ func decodeCommit(body []byte) (*CommitOffsets, error) {
 		c.Group = r.string("group")
 		c.Slot = int(r.int31("slot"))
 		c.Epoch = r.int63("epoch")
+		c.Turn = r.int63("turn")
 		c.Member = r.flag("member")
 		c.RetentionMs = r.int63("retention") - 1
 		c.Offsets = make([]OffsetToCommit, r.count("partitions", minCommittedSize))

@@ -217,12 +217,18 @@ type catalogState struct {
 	NextProducer   int64             `json:"next_producer"`
 	Coordinators   []CoordinatorSlot `json:"coordinators"`
 	CoordinatorGen int64             `json:"coordinator_gen"`
+	Turns          map[int]int64     `json:"turns,omitempty"`
 	Rebuilds       []TakeRebuild     `json:"rebuilds"`
 }
 
 func (c *Catalog) state() *catalogState {
 	s := &catalogState{Version: c.Version, NextTopic: c.nextTopic, NextProducer: c.nextProducer,
-		Coordinators: c.Coordinators, CoordinatorGen: c.coordinatorGen}
+		Coordinators: c.Coordinators, CoordinatorGen: c.coordinatorGen, Turns: make(map[int]int64)}
+	for slot, turn := range c.turns {
+		if turn != 0 {
+			s.Turns[slot] = turn
+		}
+	}
 	for _, id := range slices.Sorted(maps.Keys(c.Nodes)) {
 		s.Nodes = append(s.Nodes, *c.Nodes[id])
 	}
@@ -239,6 +245,13 @@ func (s *catalogState) catalog(r *stateReader) *Catalog {
 	c := newCatalog()
 	c.Version, c.nextTopic, c.nextProducer = s.Version, s.NextTopic, s.NextProducer
 	c.Coordinators, c.coordinatorGen = s.Coordinators, s.CoordinatorGen
+	for slot, turn := range s.Turns {
+		if slot < 0 || slot >= CoordinatorSlots || turn <= 0 {
+			r.fail("turn %d of coordinator slot %d", turn, slot)
+			continue
+		}
+		c.turns[slot] = turn
+	}
 	for i := range s.Nodes {
 		c.Nodes[s.Nodes[i].ID] = &s.Nodes[i]
 	}

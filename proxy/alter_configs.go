@@ -55,6 +55,11 @@ func (a *altering) run() {
 	ctx, cancel := context.WithTimeout(a.r.c.ctx, alterWait)
 	defer cancel()
 	if topics := a.open(func(k kmsg.ConfigResourceType) bool { return k == kmsg.ConfigResourceTypeTopic }); len(topics) > 0 {
+		names := make([]string, 0, len(topics))
+		for _, i := range topics {
+			names = append(names, a.resources[i].name)
+		}
+		a.r.topicsHere(names)
 		a.ask(ctx, topics, func(i int) string { return a.resources[i].name }, true)
 		a.alterTopics(ctx, topics)
 	}

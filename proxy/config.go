@@ -31,6 +31,11 @@ type Config struct {
 	// own rights. Nil: it always is asked. Any goroutine may call it.
 	BrokerAuthorizes func() bool
 
+	// LinearizableReads makes every answer that says where a log ends wait
+	// until a majority confirmed, after the request came, that this node
+	// leads. Otherwise a leader takes its own word for as long as its lease.
+	LinearizableReads bool
+
 	Limits Limits
 	Topics Topics
 	Logger hclog.Logger

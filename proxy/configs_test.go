@@ -171,3 +171,40 @@ func TestDescribeConfigsShowsTheCatalog(t *testing.T) {
 		t.Errorf("a topic that only the broker has: %+v", got)
 	}
 }
+
+// TestTopicOnItsWayToTheBroker: a topic that Metadata shows is described, and
+// its settings are changed, although this node's broker is only about to have it.
+func TestTopicOnItsWayToTheBroker(t *testing.T) {
+	f := newFixture(t, nil)
+	made := make(map[string]bool)
+	for i, name := range []string{"described", "altered"} {
+		f.cluster.update(func(v *View) {
+			v.Topics[name] = &Topic{ID: uint64(100 + i), Name: name, Partitions: []Partition{{Leader: 1}}}
+		})
+	}
+	f.cluster.here = func(topic *Topic) {
+		if made[topic.Name] {
+			return
+		}
+		made[topic.Name] = true
+		req := kmsg.NewPtrCreateTopicsRequest()
+		req.SetVersion(5)
+		rt := kmsg.NewCreateTopicsRequestTopic()
+		rt.Topic, rt.NumPartitions, rt.ReplicationFactor = topic.Name, 1, 1
+		req.Topics = append(req.Topics, rt)
+		if resp, err := roundTrip[*kmsg.CreateTopicsResponse](f.upstream, req); err != nil || resp.Topics[0].ErrorCode != 0 {
+			t.Errorf("create on the broker: %+v, %v", resp, err)
+		}
+	}
+	c := f.dial()
+	req := kmsg.NewPtrDescribeConfigsRequest()
+	res := kmsg.NewDescribeConfigsRequestResource()
+	res.ResourceType, res.ResourceName = kmsg.ConfigResourceTypeTopic, "described"
+	req.Resources = append(req.Resources, res)
+	if got := do[*kmsg.DescribeConfigsResponse](c, 4, req).Resources[0]; got.ErrorCode != 0 {
+		t.Errorf("described: error %d, %v", got.ErrorCode, got.ErrorMessage)
+	}
+	if got := do[*kmsg.IncrementalAlterConfigsResponse](c, 1, alterOf(setOp("altered", "retention.ms", "1000"))).Resources[0]; got.ErrorCode != 0 {
+		t.Errorf("altered: error %d, %v", got.ErrorCode, got.ErrorMessage)
+	}
+}

@@ -47,6 +47,13 @@ func handleDescribeConfigs(r *request) error {
 		r.reply(resp)
 		return nil
 	}
+	var topics []string
+	for _, res := range up.Resources {
+		if res.ResourceType == kmsg.ConfigResourceTypeTopic {
+			topics = append(topics, res.ResourceName)
+		}
+	}
+	r.topicsHere(topics)
 	up.IncludeSynonyms = true // they tell what stands behind a topic's own setting
 	ask(r, &up, r.c.srv.cfg.Limits.UpstreamTimeout, func(got *kmsg.DescribeConfigsResponse, held *lease, err error) {
 		if err != nil {

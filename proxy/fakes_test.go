@@ -27,6 +27,9 @@ type fakeCluster struct {
 	ends    map[partitionKey]int64 // EndOffset; what is missing is asked of the broker
 	verify  func(partitionKey) (int64, error)
 	create  func(TopicSpec) error // before a topic is created
+	here    func(*Topic)          // called for what is waited for
+	deposed map[uint64]bool       // topics whose leadership no majority confirms
+	asked   []TopicPartition      // of Confirmed
 	fakeGroups
 	fakeAccess
 	next *View // replaces the view, unannounced, once it has been looked at
@@ -189,6 +192,23 @@ func (c *fakeCluster) AlterTopicConfig(_ context.Context, name string, change fu
 		v.Topics[name] = &t
 	})
 	return nil
+}
+
+func (c *fakeCluster) Confirmed(_ context.Context, partitions []TopicPartition) []bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked = append(c.asked, partitions...)
+	out := make([]bool, len(partitions))
+	for i, p := range partitions {
+		out[i] = !c.deposed[p.Topic]
+	}
+	return out
+}
+
+func (c *fakeCluster) TopicHere(_ context.Context, topic *Topic) {
+	if c.here != nil {
+		c.here(topic)
+	}
 }
 
 // DeleteRecords asks the broker, as the applier would.

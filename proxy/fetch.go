@@ -69,6 +69,7 @@ func handleFetch(r *request) error {
 		return &violation{"request is malformed", err}
 	}
 	f.req = req
+	refused += f.confirm()
 	most := r.c.srv.fetchShare()
 	if req.MaxBytes > most {
 		setFetchMaxBytes(r.body, most)

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"context"
+
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -11,7 +13,8 @@ import (
 // are answered NOT_LEADER_OR_FOLLOWER by us, and the answers merged. Leader
 // epochs are -1 both ways. Deviation from Kafka: a request that claims to come
 // from a replica or the debugger (replica id other than -1) is refused with
-// INVALID_REQUEST, for followers see more than clients.
+// INVALID_REQUEST, for followers see more than clients. With linearizable reads
+// a majority confirms first that this node leads, but for the earliest offsets.
 
 func handleListOffsets(r *request) error {
 	req, err := parse[*kmsg.ListOffsetsRequest](r)
@@ -21,12 +24,16 @@ func handleListOffsets(r *request) error {
 	v := r.c.srv.cluster.View()
 	resp := kmsg.NewPtrListOffsetsResponse()
 	topics := req.Topics[:0:0]
+	unconfirmed := r.unconfirmed(v, req)
 	for _, t := range req.Topics {
 		parts := t.Partitions[:0:0]
 		for _, p := range t.Partitions {
-			_, code := partitionCode(v, t.Topic, p.Partition)
-			if req.ReplicaID != -1 {
+			topic, code := partitionCode(v, t.Topic, p.Partition)
+			switch {
+			case req.ReplicaID != -1:
 				code = kerr.InvalidRequest.Code
+			case code == 0 && unconfirmed[TopicPartition{topic.ID, p.Partition}]:
+				code = kerr.NotLeaderForPartition.Code
 			}
 			if code != 0 {
 				addListedOffset(resp, t.Topic, listedOffset(p.Partition, code))
@@ -65,6 +72,34 @@ func handleListOffsets(r *request) error {
 	})
 	return nil
 }
+
+// unconfirmed returns the partitions that this node would answer for and that a
+// majority does not confirm it to lead, where reads are linearizable.
+func (r *request) unconfirmed(v *View, req *kmsg.ListOffsetsRequest) map[TopicPartition]bool {
+	if !r.c.srv.cfg.LinearizableReads {
+		return nil
+	}
+	var ask []TopicPartition
+	for _, t := range req.Topics {
+		for _, p := range t.Partitions {
+			if topic, code := partitionCode(v, t.Topic, p.Partition); code == 0 && p.Timestamp != earliestTimestamp && p.Timestamp != earliestLocalTimestamp {
+				ask = append(ask, TopicPartition{topic.ID, p.Partition})
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(r.c.ctx, endOffsetTimeout)
+	defer cancel()
+	out := make(map[TopicPartition]bool)
+	for i, confirmed := range r.confirmed(ctx, ask) {
+		if !confirmed {
+			out[ask[i]] = true
+		}
+	}
+	return out
+}
+
+// earliestLocalTimestamp is EARLIEST_LOCAL_TIMESTAMP (KIP-405).
+const earliestLocalTimestamp = -4
 
 func listedOffset(partition int32, code int16) kmsg.ListOffsetsResponseTopicPartition {
 	p := kmsg.NewListOffsetsResponseTopicPartition()

@@ -34,7 +34,7 @@ func handleOffsetForLeaderEpoch(r *request) error {
 				code = kerr.InvalidRequest.Code
 			}
 			if code == 0 {
-				end, err := r.c.srv.cluster.EndOffset(ctx, topic, p.Partition, false)
+				end, err := r.c.srv.cluster.EndOffset(ctx, topic, p.Partition, r.c.srv.cfg.LinearizableReads)
 				if err != nil {
 					code = kerr.NotLeaderForPartition.Code
 				} else {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"slices"
@@ -126,5 +127,18 @@ func listOf(values ...string) func(string) string {
 			}
 		}
 		return ""
+	}
+}
+
+// topicsHere returns when the broker has those of the topics that the cluster
+// has, so that it does not say of one that was just made that there is none.
+func (r *request) topicsHere(names []string) {
+	ctx, cancel := context.WithTimeout(r.c.ctx, accessWait)
+	defer cancel()
+	v := r.c.srv.cluster.View()
+	for _, name := range names {
+		if t := v.Topics[name]; t != nil {
+			r.c.srv.cluster.TopicHere(ctx, t)
+		}
 	}
 }

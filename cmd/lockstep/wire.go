@@ -70,7 +70,7 @@ func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 		Self:  cfg.Node.ID, ClusterID: cfg.Cluster.ID, Version: version, Peers: nodeCfg.Peers, Groups: nodeCfg.Groups,
 		MaxBatchBytes: int(cfg.Raft.MaxEntryBytes),
 		Broker:        n.broker.Report, BrokerChanged: n.broker.health.Changed, Recovery: n.recovery,
-		GroupBroker:      n.broker,
+		GroupBroker: n.broker, OffsetsRetention: cfg.Groups.OffsetsRetention,
 		AccessApplied:    n.access.Applied(),
 		AutoRebuild:      cfg.Recovery.Rebuild == configs.RebuildAuto,
 		UnreachableAfter: cfg.Broker.UnreachableAfter, RebalanceDelay: cfg.Raft.LeaderRebalanceDelay, Logger: log,
@@ -158,8 +158,9 @@ func proxyConfig(cfg configs.Config, log hclog.Logger, c *cluster.Cluster, b *lo
 		Upstream: cfg.Broker.BootstrapServer,
 		// Where clients have a listener of their own they are known by name,
 		// or not let in at all: the broker says which.
-		BrokerAuthorizes: func() bool { return cfg.Broker.ClientServer != "" || b.Authorizes() },
-		BrokerVersions:   func() []kmsg.ApiVersionsResponseApiKey { return offeredByAll(c.BrokerAPIs()) },
+		BrokerAuthorizes:  func() bool { return cfg.Broker.ClientServer != "" || b.Authorizes() },
+		BrokerVersions:    func() []kmsg.ApiVersionsResponseApiKey { return offeredByAll(c.BrokerAPIs()) },
+		LinearizableReads: cfg.Reads == configs.ReadsLinearizable,
 		Limits: proxy.Limits{
 			MaxFrameBytes:           int(cfg.Limits.MaxFrameBytes),
 			MaxInflightBytesPerConn: int64(cfg.Limits.MaxInflightBytesPerConnection),

@@ -22,10 +22,9 @@ const readIndexTimeout = 5 * time.Second
 // errNoReadIndex is returned when no leader could be asked.
 var errNoReadIndex = errors.New("the catalog has no leader that can be reached")
 
-// barrier lets readers of the catalog on this node wait until it holds
-// everything that was acknowledged anywhere before they came (ReadIndex, Raft
-// section 6.4). Who comes during a round waits for the next: one question to
-// the leader serves them all.
+// barrier lets readers wait for a question to a majority that was asked after
+// they came (ReadIndex, Raft section 6.4). Who comes during a round waits for
+// the next: one question serves them all.
 type barrier struct {
 	wake chan struct{} // capacity 1
 
@@ -33,43 +32,51 @@ type barrier struct {
 	waiting []chan error
 }
 
-// catalogUpToDate returns when this node's catalog is as new as any that an
-// acknowledgement before the call was made from.
-func (c *Cluster) catalogUpToDate(ctx context.Context) error {
+func newBarrier() *barrier { return &barrier{wake: make(chan struct{}, 1)} }
+
+// wait returns what became of a round that began after the call.
+func (b *barrier) wait(ctx context.Context, closing <-chan struct{}) error {
 	ch := make(chan error, 1)
-	c.reads.mu.Lock()
-	c.reads.waiting = append(c.reads.waiting, ch)
-	c.reads.mu.Unlock()
-	signal(c.reads.wake)
+	b.mu.Lock()
+	b.waiting = append(b.waiting, ch)
+	b.mu.Unlock()
+	signal(b.wake)
 	select {
 	case err := <-ch:
 		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-c.ctx.Done():
+	case <-closing:
 		return errClosing
 	}
 }
 
-func (c *Cluster) barrierLoop(ctx context.Context) {
+// run makes rounds until the context ends.
+func (b *barrier) run(ctx context.Context, round func(context.Context) error) {
 	for {
 		select {
-		case <-c.reads.wake:
+		case <-b.wake:
 		case <-ctx.Done():
 			return
 		}
-		c.reads.mu.Lock()
-		round := c.reads.waiting
-		c.reads.waiting = nil
-		c.reads.mu.Unlock()
-		if len(round) == 0 {
+		b.mu.Lock()
+		asked := b.waiting
+		b.waiting = nil
+		b.mu.Unlock()
+		if len(asked) == 0 {
 			continue
 		}
-		err := c.followCatalog(ctx)
-		for _, ch := range round {
+		err := round(ctx)
+		for _, ch := range asked {
 			ch <- err
 		}
 	}
+}
+
+// catalogUpToDate returns when this node's catalog is as new as any that an
+// acknowledgement before the call was made from.
+func (c *Cluster) catalogUpToDate(ctx context.Context) error {
+	return c.reads.wait(ctx, c.ctx.Done())
 }
 
 // followCatalog is one round.
@@ -128,11 +135,8 @@ func (c *Cluster) confirmedIndex(ctx context.Context, g *node.Group) (uint64, er
 	}
 	var index uint64
 	g.Read(func(s *fsm.Group) { index = s.Index })
-	if err := g.VerifyLeader(ctx); err != nil {
+	if err := c.confirmLeader(ctx, g); err != nil {
 		return 0, err
-	}
-	if !c.awake.believed() {
-		return 0, node.ErrNotLeader
 	}
 	return index, nil
 }

@@ -113,7 +113,8 @@ type Cluster struct {
 	rebuilds rebuilds
 	awake    awake
 	commits  committer
-	reads    barrier
+	reads    *barrier
+	leads    map[uint32]*barrier // by group; fixed after Open
 	offices  offices
 }
 
@@ -123,7 +124,7 @@ func New(cfg Config, n *node.Node, a Applier) *Cluster {
 	c := &Cluster{cfg: cfg, log: cfg.Logger.Named("cluster"), node: n, applier: a,
 		boot: rand.Text(), roster: roster{news: make(map[int32]*Announcement)}, ids: newProducerIDs(), rebuilds: newRebuilds(),
 		visible: visibility{waiting: make(map[uint32]map[*appending]struct{})},
-		commits: committer{wake: make(chan struct{}, 1)}, reads: barrier{wake: make(chan struct{}, 1)},
+		commits: committer{wake: make(chan struct{}, 1)}, reads: newBarrier(), leads: make(map[uint32]*barrier),
 		changed: make(chan struct{}, 1), dirty: make(chan struct{}, 1), mail: make(map[int32]chan []byte)}
 	c.awake.limit, c.awake.now = cmp.Or(cfg.Lease, defaultLease)/2, cfg.clock
 	if cfg.clock == nil {
@@ -150,6 +151,9 @@ func (c *Cluster) Open() {
 	}
 	for _, g := range c.node.Groups() {
 		c.run(func() { c.watchGroup(c.ctx, g) })
+		b := newBarrier()
+		c.leads[g.ID] = b
+		c.run(func() { b.run(c.ctx, func(ctx context.Context) error { return c.confirmLeader(ctx, g) }) })
 	}
 	c.awake.begin()
 	c.run(func() { c.watchAwake(c.ctx) })
@@ -162,7 +166,7 @@ func (c *Cluster) Open() {
 	c.run(func() { c.rebuildLoop(c.ctx) })
 	c.run(func() { c.refusalLoop(c.ctx) })
 	c.run(func() { c.commitLoop(c.ctx) })
-	c.run(func() { c.barrierLoop(c.ctx) })
+	c.run(func() { c.reads.run(c.ctx, c.followCatalog) })
 	c.run(func() { c.coordinatorLoop(c.ctx) })
 	c.run(func() { c.groupsLoop(c.ctx) })
 }

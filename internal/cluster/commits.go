@@ -32,6 +32,7 @@ type committer struct {
 	mu     sync.Mutex // guards what follows
 	queue  []*committing
 	closed bool
+	turn   int64 // the last one given out
 }
 
 // committing is one commit on its way. Without partitions it only waits its turn.
@@ -122,8 +123,10 @@ func (c *Cluster) commitLoop(ctx context.Context) {
 // as a coordinator that is not available: the client commits again.
 func (c *Cluster) commit(ctx context.Context, batch []*committing) {
 	commits := make([]fsm.OffsetCommit, 0, len(batch))
+	turn := c.nextTurn()
 	for _, w := range batch {
 		if len(w.commit.Offsets) > 0 {
+			w.commit.Turn = turn
 			commits = append(commits, w.commit)
 		}
 	}
@@ -151,6 +154,21 @@ func (c *Cluster) commit(ctx context.Context, batch []*committing) {
 			codes = codes[n:]
 		}
 	}
+}
+
+// nextTurn returns a turn later than all that this node has had as coordinator,
+// as far as it knows: an earlier process of it counted from its own clock.
+func (c *Cluster) nextTurn() int64 {
+	var last int64
+	c.node.Catalog().Read(func(g *fsm.Group) { last = g.Catalog.LastTurn() })
+	q := &c.commits
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.turn == 0 {
+		q.turn = time.Now().UnixNano()
+	}
+	q.turn = max(q.turn, last) + 1
+	return q.turn
 }
 
 // settled waits until every commit that was proposed before is answered.

@@ -265,7 +265,7 @@ func (c *Cluster) DeleteGroup(ctx context.Context, group string, epoch int64) er
 		return err
 	}
 	_, err := c.submit(ctx, fsm.CatalogGroup, fsm.KindDeleteGroup,
-		fsm.DeleteGroup{Group: []byte(group), Slot: proxy.GroupSlot(group, fsm.CoordinatorSlots), Epoch: epoch})
+		fsm.DeleteGroup{Group: []byte(group), Slot: proxy.GroupSlot(group, fsm.CoordinatorSlots), Epoch: epoch, Turn: c.nextTurn()})
 	return err
 }
 
@@ -274,7 +274,7 @@ func (c *Cluster) DeleteOffsets(ctx context.Context, group string, epoch int64, 
 	if err := c.settled(ctx); err != nil {
 		return err
 	}
-	a := fsm.DeleteOffsets{Group: []byte(group), Slot: proxy.GroupSlot(group, fsm.CoordinatorSlots), Epoch: epoch}
+	a := fsm.DeleteOffsets{Group: []byte(group), Slot: proxy.GroupSlot(group, fsm.CoordinatorSlots), Epoch: epoch, Turn: c.nextTurn()}
 	for _, tp := range partitions {
 		a.Partitions = append(a.Partitions, fsm.TP{Topic: tp.Topic, Partition: tp.Partition})
 	}

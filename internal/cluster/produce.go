@@ -60,6 +60,10 @@ func (c *Cluster) Append(topic *proxy.Topic, partition int32, batch []byte, dead
 	armed := make(chan struct{}) // the timer may fire before it is stored
 	a.timer = time.AfterFunc(time.Until(deadline), func() {
 		<-armed
+		if mutant.On(mutant.TimeoutIsFailure) {
+			a.fail(codeInvalidRecord, "")
+			return
+		}
 		a.fail(codeTimedOut, "not committed and visible in time; it may still be")
 	})
 	close(armed)

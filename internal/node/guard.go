@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -27,16 +28,50 @@ func (g *guard) write(what string, f func() error) error {
 	if err := g.err.Load(); err != nil {
 		return *err
 	}
-	t := time.AfterFunc(g.limit, func() {
-		g.latch(fmt.Errorf("%s takes longer than %s: the disk hangs; %s", what, g.limit, adviceDisk))
-	})
+	done := g.watch(what)
 	err := f()
-	t.Stop()
+	done()
 	if err != nil {
 		err = fmt.Errorf("%s: %w; %s", what, err, advice(err))
 		g.latch(err)
 	}
 	return err
+}
+
+// limitSteps is in how many steps a write's time is counted.
+const limitSteps = 10
+
+// watch counts the time of a write until done. It is counted in steps, each of
+// which begins when the one before was seen to be over: a process that was
+// suspended (SIGSTOP, a virtual machine that is moved) lost one step by it, and
+// the disk is not blamed for the rest.
+func (g *guard) watch(what string) (done func()) {
+	w := &struct {
+		sync.Mutex
+		timer *time.Timer
+		steps int
+		over  bool
+	}{}
+	w.Lock()
+	defer w.Unlock()
+	w.timer = time.AfterFunc(g.limit/limitSteps, func() {
+		w.Lock()
+		w.steps++
+		hangs := !w.over && w.steps == limitSteps
+		if !w.over && !hangs {
+			w.timer.Reset(g.limit / limitSteps)
+		}
+		w.Unlock()
+		if hangs {
+			g.latch(fmt.Errorf("%s takes longer than %s: the disk hangs; %s", what, g.limit, adviceDisk))
+		}
+	})
+	return func() {
+		w.Lock()
+		defer w.Unlock()
+		w.over = true
+		w.timer.Stop()
+	}
 }
 
 func (g *guard) latch(err error) {
