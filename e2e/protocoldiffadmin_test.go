@@ -235,9 +235,8 @@ func alterConfigsScript(r *recorder) {
 	null := request(alterations[0])
 	null.Resources[0].Configs[0].Value = nil
 	r.add("no value", null)
-	twice := request(alterations[0])
-	twice.Resources = append(twice.Resources, twice.Resources[0])
-	r.add("a topic twice", twice)
+	// A topic that is named twice is no part of the set: Kafka 4.3 never
+	// answers that, in any version.
 	r.add("none", kmsg.NewPtrAlterConfigsRequest())
 }
 

@@ -52,6 +52,8 @@ func handleCreatePartitions(r *request) error {
 		}
 		resp.Topics[i] = rt
 	})
+	// A name that is asked for twice is answered once, as in Kafka.
+	resp.Topics = onceEach(resp.Topics, func(t *kmsg.CreatePartitionsResponseTopic) string { return t.Topic })
 	r.reply(resp)
 	return nil
 }

@@ -380,4 +380,12 @@ func TestCreatePartitions(t *testing.T) {
 			t.Errorf("v%d: code %d, %d partitions", version, got, len(f.cluster.View().Topics["orders"].Partitions))
 		}
 	}
+	twice := kmsg.NewPtrCreatePartitionsRequest()
+	twice.TimeoutMillis = 10_000
+	ct := kmsg.NewCreatePartitionsRequestTopic()
+	ct.Topic, ct.Count = "orders", 20
+	twice.Topics = append(twice.Topics, ct, ct)
+	if got := do[*kmsg.CreatePartitionsResponse](c, 3, twice).Topics; len(got) != 1 || got[0].ErrorCode != kerr.InvalidRequest.Code {
+		t.Errorf("one topic twice: %+v", got)
+	}
 }
