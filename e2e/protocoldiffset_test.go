@@ -88,6 +88,11 @@ var scripts = map[int16]func(*recorder){
 	int16(kmsg.IncrementalAlterConfigs): incrementalAlterConfigsScript,
 	int16(kmsg.OffsetDelete):            offsetDeleteScript,
 	int16(kmsg.DescribeCluster):         describeClusterScript,
+	int16(kmsg.DescribeACLs):            describeACLsScript,
+	int16(kmsg.CreateACLs):              createACLsScript,
+	int16(kmsg.DeleteACLs):              deleteACLsScript,
+	int16(kmsg.AlterClientQuotas):       alterClientQuotasScript,
+	int16(kmsg.DescribeClientQuotas):    describeClientQuotasScript,
 }
 
 // fixedTime is every record's, so that timestamps can be compared.
