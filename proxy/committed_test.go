@@ -125,6 +125,24 @@ func TestCommitOfAReplacedCoordinator(t *testing.T) {
 	}
 }
 
+// TestCommitOfAMemberFromElsewhere: the broker of the next coordinator has never
+// met the group; its members are told to join and not that it is gone.
+func TestCommitOfAMemberFromElsewhere(t *testing.T) {
+	f, c := groupFixture(t)
+	f.broker.ControlKey(int16(kmsg.OffsetCommit), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		f.broker.KeepControl()
+		resp := req.ResponseKind().(*kmsg.OffsetCommitResponse)
+		resp.Topics = offsetCommitError(req.(*kmsg.OffsetCommitRequest), kerr.GroupIDNotFound.Code).Topics
+		return resp, nil, true
+	})
+	for version := int16(2); version <= 9; version++ {
+		codes := commitCodes(do[*kmsg.OffsetCommitResponse](c, version, commitOf("g", 3, "orders", 5, 6)))
+		if !slices.Equal(codes, []int16{kerr.UnknownMemberID.Code, kerr.UnknownMemberID.Code}) {
+			t.Errorf("v%d: codes %v", version, codes)
+		}
+	}
+}
+
 // TestOffsetsAreReadFromTheCatalog, whatever the broker remembers of the group.
 func TestOffsetsAreReadFromTheCatalog(t *testing.T) {
 	f, c := groupFixture(t)

@@ -9,7 +9,10 @@ import (
 // who the client is, whether the topics exist, and whether the commit fits the
 // group's members and generation. What it accepts is proposed to the catalog
 // under the epoch that the coordinator had before, and answered when it is
-// committed there. The committed leader epoch becomes -1: it is of one broker
+// committed there. A member of a group that the broker has never met is told
+// UNKNOWN_MEMBER_ID, so that it joins: Kafka's GROUP_ID_NOT_FOUND (from version
+// 9 on) is for groups that were deleted, and ends its client; here the group
+// comes from another coordinator. The committed leader epoch becomes -1: it is of one broker
 // only, and a consumer that gets it back from another stalls until Metadata
 // reaches it.
 
@@ -65,6 +68,9 @@ func (r *request) commitAccepted(v *View, req *kmsg.OffsetCommitRequest, resp *k
 	codes := make(map[topicPartition]int16)
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
+			if p.ErrorCode == kerr.GroupIDNotFound.Code {
+				p.ErrorCode = kerr.UnknownMemberID.Code
+			}
 			codes[topicPartition{t.Topic, p.Partition}] = p.ErrorCode
 		}
 	}
