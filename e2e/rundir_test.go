@@ -123,8 +123,10 @@ func waitUntil(ctx context.Context, every time.Duration, probe func(ctx context.
 		if err == nil {
 			return nil
 		}
-		// An error that only says that time is up would hide the cause.
-		if ctx.Err() == nil || last == nil {
+		// An error that only says that time is up would hide the cause. A
+		// connection's deadline may be noticed before the context's.
+		deadline, bounded := ctx.Deadline()
+		if over := ctx.Err() != nil || bounded && time.Until(deadline) <= 0; !over || last == nil {
 			last = err
 		}
 		select {
