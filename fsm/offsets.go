@@ -3,14 +3,15 @@ package fsm
 import (
 	"maps"
 	"slices"
+	"unicode/utf16"
 )
 
 // The committed offsets of consumer groups. Who is a member of a group, and in
 // which generation, is known to the broker of the node that coordinates it; what
 // the group has committed is known here, so that it outlives the coordinator.
 
-// MaxOffsetMetadata is the most bytes that may be committed beside an offset
-// (Kafka: offset.metadata.max.bytes).
+// MaxOffsetMetadata is how much may be committed beside an offset, in UTF-16
+// units (Kafka: offset.metadata.max.bytes, which is held against String.length).
 const MaxOffsetMetadata = 4096
 
 // MaxGroupID is the most bytes of a group's name: what a Kafka string can hold.
@@ -87,9 +88,11 @@ type TouchGroups struct {
 }
 
 // ExpireOffsets forgets what has not been committed, and is of a group without
-// members, for longer than RetentionMs of the replicated clock.
+// members, for longer than RetentionMs of the replicated clock. A group counts
+// as one with members until QuietMs after it was last seen with any.
 type ExpireOffsets struct {
 	RetentionMs int64 `json:"retention_ms"`
+	QuietMs     int64 `json:"quiet_ms,omitempty"`
 }
 
 // offsetArgs is catalogArgs for the commands of this file.
@@ -182,7 +185,7 @@ func (c *Catalog) commitOffset(commit *OffsetCommit, o *OffsetToCommit, clockMs 
 	switch {
 	case !c.hasPartition(o.TP):
 		return codeUnknownTopic
-	case len(o.Metadata) > MaxOffsetMetadata:
+	case metadataTooLarge(o.Metadata):
 		return codeMetadataTooLarge
 	}
 	g := c.Consumers[commit.Group]
@@ -196,6 +199,17 @@ func (c *Catalog) commitOffset(commit *OffsetCommit, o *OffsetToCommit, clockMs 
 	}
 	g.Offsets[o.TP] = kept
 	return 0
+}
+
+func metadataTooLarge(s string) bool {
+	if len(s) <= MaxOffsetMetadata {
+		return false
+	}
+	units := 0
+	for _, r := range s { // a byte that is no UTF-8 counts as one
+		units += utf16.RuneLen(r)
+	}
+	return units > MaxOffsetMetadata
 }
 
 // maxRetentionMs is a thousand years: a clock that it is added to does not
@@ -242,12 +256,16 @@ func (c *Catalog) dropIfEmpty(group string) {
 
 // expireOffsets follows OffsetMetadataManager.cleanupExpiredOffsets: an offset
 // ends so long after its commit, but not before its group has been without
-// members for as long.
+// members for as long. One whose client has asked for a time ends then, but not
+// while its group has members.
 func (c *Catalog) expireOffsets(a *ExpireOffsets, clockMs int64) Result {
-	if a.RetentionMs < 0 {
+	if a.RetentionMs < 0 || a.QuietMs < 0 {
 		return rejected(codeInvalidRequest, "a retention is not negative")
 	}
 	for name, g := range c.Consumers {
+		if g.LiveMs != 0 && clockMs-g.LiveMs < a.QuietMs {
+			continue
+		}
 		maps.DeleteFunc(g.Offsets, func(_ TP, o CommittedOffset) bool {
 			if o.ExpireMs != 0 {
 				return clockMs >= o.ExpireMs

@@ -294,3 +294,52 @@ func TestWhatTheNetworkKeptMovesNothingBack(t *testing.T) {
 		t.Errorf("the next coordinator's commit: code %d", code)
 	}
 }
+
+// TestAskedRetentionWaitsForTheMembers: what a client of an old version asks to
+// be kept for a short time is kept for as long as its group has members, however
+// seldom they commit (GroupMetadata.removeExpiredOffsets).
+func TestAskedRetentionWaitsForTheMembers(t *testing.T) {
+	m := offsetsMachine(t)
+	epoch := m.Catalog.Coordinators[5].Epoch
+	m.entry(1000)
+	m.entry(0, CommitCommand([]OffsetCommit{{Group: "g", Slot: 5, Epoch: epoch, Member: true, RetentionMs: 10,
+		Offsets: []OffsetToCommit{{TP{1, 0}, 7, ""}}}}))
+	kept := func() bool {
+		m.entry(0, Control(KindExpireOffsets, ExpireOffsets{RetentionMs: 1000, QuietMs: 500}))
+		return m.Catalog.Consumers["g"] != nil
+	}
+	m.entry(400)
+	if !kept() {
+		t.Error("gone while the group had members")
+	}
+	m.entry(0, Control(KindTouchGroups, TouchGroups{Groups: [][]byte{[]byte("g")}}))
+	m.entry(499)
+	if !kept() {
+		t.Error("gone although the group was seen with members")
+	}
+	m.entry(1)
+	if kept() {
+		t.Error("kept although nobody has been in the group for long enough")
+	}
+}
+
+// TestMetadataIsMeasuredAsKafkaDoes: in UTF-16 units (String.length), not in
+// bytes; what is taken is also read from a state.
+func TestMetadataIsMeasuredAsKafkaDoes(t *testing.T) {
+	for metadata, want := range map[string]int16{
+		strings.Repeat("é", MaxOffsetMetadata):          0,
+		strings.Repeat("é", MaxOffsetMetadata+1):        codeMetadataTooLarge,
+		strings.Repeat("😀", MaxOffsetMetadata/2):        0,
+		strings.Repeat("😀", MaxOffsetMetadata/2) + "x":  codeMetadataTooLarge,
+		strings.Repeat("\xff", MaxOffsetMetadata):       0,
+		strings.Repeat("\xff", MaxOffsetMetadata) + "x": codeMetadataTooLarge,
+	} {
+		m := offsetsMachine(t)
+		r := m.one(CommitCommand([]OffsetCommit{{Group: "g", Slot: 5, Epoch: m.Catalog.Coordinators[5].Epoch, RetentionMs: -1,
+			Offsets: []OffsetToCommit{{TP{1, 0}, 1, metadata}}}}))
+		if got := append(r.Codes, 0)[0]; got != want {
+			t.Errorf("%d bytes that begin with %q: code %d, want %d", len(metadata), metadata[:4], got, want)
+		}
+		again(t, m.Group)
+	}
+}

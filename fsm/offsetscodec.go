@@ -174,7 +174,7 @@ func (r *stateReader) committedOffsets(c *Catalog, g *ConsumerGroup, clockMs int
 			r.fail("the offset of %s stands after that of %s", tp, last)
 		case !c.hasPartition(tp):
 			r.fail("an offset of %s, which the catalog does not have", tp)
-		case len(o.Metadata) > MaxOffsetMetadata:
+		case metadataTooLarge(o.Metadata):
 			r.fail("an offset with %d bytes of metadata", len(o.Metadata))
 		}
 		g.Offsets[tp], last = o, tp

@@ -85,6 +85,7 @@ type Config struct {
 	Logger hclog.Logger
 
 	clock func() time.Time // time.Now, except in tests that suspend the process
+	quiet time.Duration    // quietAfter, except in tests that do not wait for it
 }
 
 // Cluster implements what the proxy asks of the node.

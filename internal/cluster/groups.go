@@ -25,8 +25,14 @@ type GroupBroker interface {
 
 const (
 	// touchEvery is how often a coordinator says which of its groups have
-	// members. Offsets are kept for so much longer.
+	// members.
 	touchEvery = 10 * time.Minute
+	// quietAfter is how long a group counts as one with members after it was
+	// last seen with any. Two coordinators that follow each other do not touch
+	// it at the same minutes, and a broker may be away when it would be: the
+	// last word may be older than twice touchEvery. Offsets are kept for so
+	// much longer.
+	quietAfter = 3 * touchEvery
 	// expireEvery is how often the catalog's leader lets offsets expire.
 	expireEvery = time.Minute
 	// defaultOffsetsRetention is Kafka's offsets.retention.minutes.
@@ -200,8 +206,9 @@ func (c *Cluster) expireOffsets(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
 	defer cancel()
-	retention := cmp.Or(c.cfg.OffsetsRetention, defaultOffsetsRetention) + touchEvery
-	_, err := c.submit(ctx, fsm.CatalogGroup, fsm.KindExpireOffsets, fsm.ExpireOffsets{RetentionMs: retention.Milliseconds()})
+	retention, quiet := cmp.Or(c.cfg.OffsetsRetention, defaultOffsetsRetention), cmp.Or(c.cfg.quiet, quietAfter)
+	_, err := c.submit(ctx, fsm.CatalogGroup, fsm.KindExpireOffsets,
+		fsm.ExpireOffsets{RetentionMs: (retention + quiet).Milliseconds(), QuietMs: quiet.Milliseconds()})
 	return err
 }
 

@@ -213,7 +213,7 @@ func TestOffsetsAreTended(t *testing.T) {
 	broker := &fakeGroupBroker{}
 	r := running(t, func(c *Config) {
 		c.GroupBroker = broker
-		c.OffsetsRetention = time.Millisecond - touchEvery // one millisecond is left
+		c.OffsetsRetention, c.quiet = time.Nanosecond, time.Millisecond
 	})
 	topic := r.create(r.members[1], "orders", 1)
 	m, epoch := r.coordinatorOf("g", 0)
