@@ -283,3 +283,50 @@ func TestCoordinatorToBe(t *testing.T) {
 		}
 	}
 }
+
+// TestCommitBetweenTheBrokersYesAndADeletion: somebody joins and commits after
+// the broker has agreed to forget. The client is sent to ask again, and what was
+// committed is kept.
+func TestCommitBetweenTheBrokersYesAndADeletion(t *testing.T) {
+	f, c := groupFixture(t)
+	meanwhile := func(key kmsg.Key) {
+		once := false
+		f.broker.ControlKey(int16(key), func(kmsg.Request) (kmsg.Response, error, bool) {
+			if once {
+				return nil, nil, false
+			}
+			once = true
+			f.cluster.CommitOffsets(OffsetCommit{Group: "g", Epoch: 1, Offsets: []OffsetToCommit{{Topic: 1, Offset: 5}}}, func([]int16) {})
+			return nil, nil, false
+		})
+	}
+	groups := groupRequests("g")[kmsg.DeleteGroups].req
+	offsets := groupRequests("g")[kmsg.OffsetDelete].req.(*kmsg.OffsetDeleteRequest)
+	ot := kmsg.NewOffsetDeleteRequestTopic()
+	ot.Topic = "orders"
+	ot.Partitions = append(ot.Partitions, kmsg.NewOffsetDeleteRequestTopicPartition())
+	offsets.Topics = append(offsets.Topics, ot)
+	for key, ask := range map[kmsg.Key]func() int16{
+		kmsg.DeleteGroups: func() int16 { return do[*kmsg.DeleteGroupsResponse](c, 2, groups).Groups[0].ErrorCode },
+		kmsg.OffsetDelete: func() int16 { return do[*kmsg.OffsetDeleteResponse](c, 0, offsets).ErrorCode },
+	} {
+		if codes := commitCodes(do[*kmsg.OffsetCommitResponse](c, 8, commitOf("g", -1, "orders", 4))); codes[0] != 0 {
+			t.Fatalf("commit: %v", codes)
+		}
+		meanwhile(key)
+		if code := ask(); code != kerr.NotCoordinator.Code {
+			t.Errorf("%s: code %d", key.Name(), code)
+		}
+		if got := f.committedBy("g"); len(got) != 1 || got[0].Offset != 5 {
+			t.Errorf("%s: committed %v", key.Name(), got)
+		}
+		if code := ask(); code != 0 || len(f.committedBy("g")) != 0 {
+			t.Errorf("%s, asked again: code %d, committed %v", key.Name(), code, f.committedBy("g"))
+		}
+	}
+	f.cluster.fakeGroups.edit(func(s *fakeGroupsState) {
+		if len(s.noting) != 0 {
+			t.Errorf("still noted: %v", s.noting)
+		}
+	})
+}

@@ -25,11 +25,22 @@ type ConsumerGroups interface {
 	// something, as up to date as Committed.
 	CommittedGroups(ctx context.Context) ([]string, error)
 
+	// NoteCommits notes what a group commits through this node from now on, for
+	// the deletions below, until done is called. It is called before the
+	// broker is asked whether something may be deleted: a member that joins
+	// after the broker's yes may have committed before the deletion is
+	// proposed. done is called once, from any goroutine.
+	NoteCommits(group string) (done func())
+
 	// DeleteGroup forgets what a group has committed. The epoch is that of
-	// the coordinator whose broker has said that nobody is in it.
+	// the coordinator whose broker has said that nobody is in it. It is
+	// NOT_COORDINATOR, upon which clients ask again and the broker judges
+	// anew, if the group was noted to have committed meanwhile.
 	DeleteGroup(ctx context.Context, group string, epoch int64) error
 
-	// DeleteOffsets forgets what a group has committed for some partitions.
+	// DeleteOffsets forgets what a group has committed for some partitions,
+	// unless it was noted to have committed for one of them meanwhile, as
+	// DeleteGroup.
 	DeleteOffsets(ctx context.Context, group string, epoch int64, partitions []TopicPartition) error
 }
 

@@ -36,8 +36,10 @@ func handleDeleteGroups(r *request) error {
 		r.reply(resp)
 		return nil
 	}
+	done := r.noteCommits(ours)
 	ask(r, req, r.c.srv.cfg.Limits.UpstreamTimeout, func(got *kmsg.DeleteGroupsResponse, held *lease, err error) {
 		if err != nil {
+			done()
 			for _, group := range ours {
 				refuse(group, r.coordinatorFailed(group, err))
 			}
@@ -45,14 +47,30 @@ func handleDeleteGroups(r *request) error {
 			return
 		}
 		r.apart(func(ctx context.Context) {
-			for i := range got.Groups {
-				r.deleteGroup(ctx, v, &got.Groups[i])
-			}
+			func() {
+				defer done() // before the answer, and also in a panic
+				for i := range got.Groups {
+					r.deleteGroup(ctx, v, &got.Groups[i])
+				}
+			}()
 			resp.Groups = append(resp.Groups, got.Groups...)
 			r.replyHolding(resp, held)
 		})
 	})
 	return nil
+}
+
+// noteCommits is NoteCommits of several groups. done is called once.
+func (r *request) noteCommits(groups []string) (done func()) {
+	var all []func()
+	for _, group := range groups {
+		all = append(all, r.c.srv.cluster.NoteCommits(group))
+	}
+	return func() {
+		for _, one := range all {
+			one()
+		}
+	}
 }
 
 // deleteGroup deletes in the catalog what the broker has deleted or does not

@@ -23,10 +23,13 @@ type fakeGroupsState struct {
 	commits   []OffsetCommit
 	err       error                // of every question
 	hold      func(release func()) // takes every commit
+	noting    map[string]int       // how many note what a group commits
+	meanwhile map[string]bool      // whether it has
 }
 
 func newFakeGroups() fakeGroups {
-	return fakeGroups{new(sync.Mutex), &fakeGroupsState{epoch: 1, committed: make(map[string]map[TopicPartition]CommittedOffset)}}
+	return fakeGroups{new(sync.Mutex), &fakeGroupsState{epoch: 1, committed: make(map[string]map[TopicPartition]CommittedOffset),
+		noting: make(map[string]int), meanwhile: make(map[string]bool)}}
 }
 
 // edit changes what the groups are; the epoch is seen with the next view.
@@ -60,6 +63,7 @@ func (c *fakeCluster) CommitOffsets(commit OffsetCommit, done func([]int16)) {
 		}
 		c.fakeGroups.edit(func(s *fakeGroupsState) {
 			s.commits = append(s.commits, commit)
+			s.meanwhile[commit.Group] = s.noting[commit.Group] > 0
 			for i, o := range commit.Offsets {
 				if commit.Epoch != s.epoch {
 					codes[i] = kerr.NotCoordinator.Code
@@ -114,13 +118,25 @@ func (c *fakeCluster) CommittedGroups(context.Context) ([]string, error) {
 	return names, err
 }
 
+func (c *fakeCluster) NoteCommits(group string) func() {
+	c.fakeGroups.edit(func(s *fakeGroupsState) { s.noting[group]++ })
+	return func() {
+		c.fakeGroups.edit(func(s *fakeGroupsState) {
+			if s.noting[group]--; s.noting[group] == 0 {
+				delete(s.noting, group)
+				delete(s.meanwhile, group)
+			}
+		})
+	}
+}
+
 func (c *fakeCluster) DeleteGroup(_ context.Context, group string, epoch int64) error {
 	err := error(nil)
 	c.fakeGroups.edit(func(s *fakeGroupsState) {
 		switch {
 		case s.err != nil:
 			err = s.err
-		case s.epoch != epoch:
+		case s.epoch != epoch, s.meanwhile[group]:
 			err = &KafkaError{Code: kerr.NotCoordinator.Code}
 		case s.committed[group] == nil:
 			err = &KafkaError{Code: kerr.GroupIDNotFound.Code}
@@ -138,7 +154,7 @@ func (c *fakeCluster) DeleteOffsets(_ context.Context, group string, epoch int64
 		switch {
 		case s.err != nil:
 			err = s.err
-		case s.epoch != epoch:
+		case s.epoch != epoch, s.meanwhile[group]:
 			err = &KafkaError{Code: kerr.NotCoordinator.Code}
 		case s.committed[group] == nil:
 			err = &KafkaError{Code: kerr.GroupIDNotFound.Code}

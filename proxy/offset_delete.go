@@ -27,17 +27,24 @@ func handleOffsetDelete(r *request) error {
 		fail(code)
 		return nil
 	}
+	done := r.c.srv.cluster.NoteCommits(req.Group)
 	ask(r, req, r.c.srv.cfg.Limits.UpstreamTimeout, func(resp *kmsg.OffsetDeleteResponse, held *lease, err error) {
 		switch {
 		case err != nil:
+			done()
 			fail(r.coordinatorFailed(req.Group, err))
 			return
 		case resp.ErrorCode != 0 && resp.ErrorCode != kerr.GroupIDNotFound.Code:
+			done()
 			r.replyHolding(resp, held)
 			return
 		}
 		r.apart(func(ctx context.Context) {
-			if err := r.deleteOffsets(ctx, v, req, resp); err != nil {
+			err := func() error {
+				defer done() // before the answer, and also in a panic
+				return r.deleteOffsets(ctx, v, req, resp)
+			}()
+			if err != nil {
 				held.release()
 				fail(catalogCode(err))
 				return

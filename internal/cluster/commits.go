@@ -32,7 +32,8 @@ type committer struct {
 	mu     sync.Mutex // guards what follows
 	queue  []*committing
 	closed bool
-	turn   int64 // the last one given out
+	turn   int64                    // the last one given out
+	noted  map[string]*notedCommits // by group
 }
 
 // committing is one commit on its way. Without partitions it only waits its turn.
@@ -59,6 +60,7 @@ func (q *committer) add(c *committing) {
 		return
 	}
 	q.queue = append(q.queue, c)
+	q.note(&c.commit)
 	q.mu.Unlock()
 	signal(q.wake)
 }
@@ -159,11 +161,19 @@ func (c *Cluster) commit(ctx context.Context, batch []*committing) {
 // nextTurn returns a turn later than all that this node has had as coordinator,
 // as far as it knows: an earlier process of it counted from its own clock.
 func (c *Cluster) nextTurn() int64 {
-	var last int64
+	last := c.lastTurn()
+	c.commits.mu.Lock()
+	defer c.commits.mu.Unlock()
+	return c.commits.nextTurn(last)
+}
+
+func (c *Cluster) lastTurn() (last int64) {
 	c.node.Catalog().Read(func(g *fsm.Group) { last = g.Catalog.LastTurn() })
-	q := &c.commits
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	return last
+}
+
+// nextTurn returns a turn later than last and all before. The caller holds q.mu.
+func (q *committer) nextTurn(last int64) int64 {
 	if q.turn == 0 {
 		q.turn = time.Now().UnixNano()
 	}

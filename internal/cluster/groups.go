@@ -265,26 +265,3 @@ func (c *Cluster) CommittedGroups(ctx context.Context) ([]string, error) {
 	slices.Sort(names)
 	return names, err
 }
-
-// DeleteGroup implements proxy.ConsumerGroups.
-func (c *Cluster) DeleteGroup(ctx context.Context, group string, epoch int64) error {
-	if err := c.settled(ctx); err != nil {
-		return err
-	}
-	_, err := c.submit(ctx, fsm.CatalogGroup, fsm.KindDeleteGroup,
-		fsm.DeleteGroup{Group: []byte(group), Slot: proxy.GroupSlot(group, fsm.CoordinatorSlots), Epoch: epoch, Turn: c.nextTurn()})
-	return err
-}
-
-// DeleteOffsets implements proxy.ConsumerGroups.
-func (c *Cluster) DeleteOffsets(ctx context.Context, group string, epoch int64, partitions []proxy.TopicPartition) error {
-	if err := c.settled(ctx); err != nil {
-		return err
-	}
-	a := fsm.DeleteOffsets{Group: []byte(group), Slot: proxy.GroupSlot(group, fsm.CoordinatorSlots), Epoch: epoch, Turn: c.nextTurn()}
-	for _, tp := range partitions {
-		a.Partitions = append(a.Partitions, fsm.TP{Topic: tp.Topic, Partition: tp.Partition})
-	}
-	_, err := c.submit(ctx, fsm.CatalogGroup, fsm.KindDeleteOffsets, a)
-	return err
-}
