@@ -95,6 +95,16 @@ func (t *topics) reconfigure(id uint64) {
 	}()
 }
 
+// catchUp brings settings to the broker that changed while it made the topic as
+// of a revision: whoever heard of them then found no topic to give them to.
+func (t *topics) catchUp(id, revision uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if want := t.want[id]; want != nil && want.Revision > revision {
+		t.reconfigure(id)
+	}
+}
+
 // configured says whether nothing is left to do about a topic's settings.
 func (t *topics) configured(id uint64, done bool) bool {
 	t.mu.Lock()

@@ -1,9 +1,11 @@
 package apply
 
 import (
+	"context"
 	"testing"
 
 	"lockstep/fsm"
+	"lockstep/internal/broker"
 )
 
 // setConfig commits new settings of a topic in groups.
@@ -84,4 +86,37 @@ func TestNewestOfSeveralOpens(t *testing.T) {
 			t.Errorf("%+v: got %+v", tc, got)
 		}
 	}
+}
+
+// slowCreate is a broker that takes its time to make a topic.
+type slowCreate struct {
+	*local
+	begun, goOn chan struct{}
+}
+
+func (b *slowCreate) CreateTopic(ctx context.Context, name string, partitions int32, config map[string]string) (broker.TopicInfo, error) {
+	close(b.begun)
+	<-b.goOn
+	return b.local.CreateTopic(ctx, name, partitions, config)
+}
+
+// Settings that change while the broker makes the topic as it was reach it too.
+func TestConfigChangesWhileTheTopicIsMade(t *testing.T) {
+	slow := &slowCreate{begun: make(chan struct{}), goOn: make(chan struct{})}
+	var w world
+	w.setUp(t, 1, func(c *Config) {
+		slow.local = w.local
+		c.Broker = slow
+	})
+	w.open(1, 1, "a", 0)
+	<-slow.begun
+	w.setConfig(1, 1, map[string]string{"retention.ms": "1000000"}, 1)
+	w.await("the news to be taken up, and nothing to be done about them", func() bool {
+		topics := w.applier.topics
+		topics.mu.Lock()
+		defer topics.mu.Unlock()
+		return topics.want[1].Revision == 1 && !topics.configuring[1]
+	})
+	close(slow.goOn)
+	w.brokerSays("retention.ms", "1000000")
 }

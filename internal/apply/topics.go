@@ -245,6 +245,7 @@ func (t *topics) create(ctx context.Context, id uint64, want *fsm.Open) error {
 	}
 	failpoint.Hit(failpoint.TopicBindAfter)
 	t.settle(want)
+	t.catchUp(id, want.Revision)
 	t.log.Info("created topic on the broker", "topic", want.Name, "topic-id", id, "partitions", info.Partitions)
 	return nil
 }

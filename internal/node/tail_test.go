@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"sync"
@@ -48,8 +49,20 @@ func (c *testCluster) openLoad() {
 	}
 }
 
-// load appends batches of size bytes to group 1 until total is reached.
+// load appends batches of size bytes to group 1 until total is reached, once
+// more as a whole if the leader changes meanwhile.
 func (c *testCluster) load(total, size int) {
+	c.t.Helper()
+	err := c.tryLoad(total, size)
+	if errors.Is(err, ErrNotLeader) || errors.Is(err, ErrUnknownOutcome) {
+		err = c.tryLoad(total, size)
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *testCluster) tryLoad(total, size int) error {
 	c.t.Helper()
 	g := c.leader(1).Group(1)
 	ctx := c.ctx()
@@ -84,9 +97,7 @@ func (c *testCluster) load(total, size int) {
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	if failed != nil {
-		c.t.Fatal(failed)
-	}
+	return failed
 }
 
 // tailer reads a group's log as the applier does: from the base, entry by

@@ -75,7 +75,11 @@ def group(o):
     try:
         c.subscribe([o["topic"]], listener=Listener(c))
         while not wire.stopped.is_set():
-            batches = c.poll(300)
+            try:
+                batches = c.poll(300)
+            except KafkaError as e:  # poll tells of a coordinator that is gone
+                wire.emit(event="notice", error=repr(e))
+                continue
             for records in batches.values():
                 for r in records:
                     show(r)
