@@ -47,6 +47,9 @@ func TestPreferredReadReplica(t *testing.T) {
 		resp := do[*kmsg.FetchResponse](f.dial(), version, withRack("r2", fetchOf(longPoll, fetchPart{name: "orders"}, fetchPart{name: "other", offset: 1})))
 		got := fetched(resp)
 		orders, other := got[partitionKey{"orders", 0}], got[partitionKey{"other", 0}]
+		if n := countPartitions(resp); n != 2 {
+			t.Errorf("v%d: %d partitions in the answer, want 2", version, n)
+		}
 		if version < 11 {
 			if orders.ErrorCode != 0 || len(orders.RecordBatches) == 0 || orders.PreferredReadReplica > 0 {
 				t.Errorf("v%d: code %d, replica %d, %d bytes; it has no rack", version, orders.ErrorCode, orders.PreferredReadReplica, len(orders.RecordBatches))
@@ -64,6 +67,13 @@ func TestPreferredReadReplica(t *testing.T) {
 	if p := alone[partitionKey{"orders", 0}]; p.PreferredReadReplica != 2 {
 		t.Errorf("alone, at the end: %+v", p)
 	}
+}
+
+func countPartitions(resp *kmsg.FetchResponse) (n int) {
+	for _, t := range resp.Topics {
+		n += len(t.Partitions)
+	}
+	return n
 }
 
 // TestWhoIsNotSentAway is served by the leader.
