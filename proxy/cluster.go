@@ -59,6 +59,16 @@ type Cluster interface {
 	// that was acknowledged before the call, by whichever node.
 	Confirmed(ctx context.Context, partitions []TopicPartition) []bool
 
+	// ReadReplicas returns, for each partition, another node of that rack
+	// from whose broker consumers may read it: alive, with a sound copy that
+	// was complete a moment ago. 0 if there is none.
+	ReadReplicas(rack string, partitions []TopicPartition) []int32
+
+	// Follows says whether this node's broker can serve consumers a
+	// partition, whoever leads it: its copy is sound and has everything that
+	// it ever had, though maybe not everything that is committed.
+	Follows(partition TopicPartition) bool
+
 	// ProducerID returns a producer id that no other call, on any node, ever
 	// returns (from 2^40 up, in blocks that the catalog hands out).
 	ProducerID(ctx context.Context) (int64, error)

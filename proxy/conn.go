@@ -61,10 +61,11 @@ type conn struct {
 	slots    chan *slot // reader to writer, in request order; closed by the reader
 	budget   *budget    // this connection's request bytes
 	up       *upstream
-	access   map[string]access // what the broker said that the client may do; owned by the reader
-	work     sync.WaitGroup    // helpers of requests, ended by ctx
-	lastDone atomic.Int64      // UnixNano of the last response written
-	inFlight atomic.Int32      // slots not yet dealt with by the writer
+	access   map[string]access        // what the broker said that the client may do; owned by the reader
+	sentAway map[TopicPartition]int64 // fetch offset with which the client was sent to a follower; owned by the reader
+	work     sync.WaitGroup           // helpers of requests, ended by ctx
+	lastDone atomic.Int64             // UnixNano of the last response written
+	inFlight atomic.Int32             // slots not yet dealt with by the writer
 }
 
 func newConn(s *Server, nc net.Conn, listener string) *conn {

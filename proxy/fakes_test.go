@@ -26,10 +26,12 @@ type fakeCluster struct {
 	nextPID int64
 	ends    map[partitionKey]int64 // EndOffset; what is missing is asked of the broker
 	verify  func(partitionKey) (int64, error)
-	create  func(TopicSpec) error // before a topic is created
-	here    func(*Topic)          // called for what is waited for
-	deposed map[uint64]bool       // topics whose leadership no majority confirms
-	asked   []TopicPartition      // of Confirmed
+	create  func(TopicSpec) error                                  // before a topic is created
+	here    func(*Topic)                                           // called for what is waited for
+	deposed map[uint64]bool                                        // topics whose leadership no majority confirms
+	asked   []TopicPartition                                       // of Confirmed
+	nearest func(rack string, partitions []TopicPartition) []int32 // ReadReplicas; nil: none
+	follows map[TopicPartition]bool                                // what is left out, not
 	fakeGroups
 	fakeAccess
 	next *View // replaces the view, unannounced, once it has been looked at
@@ -203,6 +205,21 @@ func (c *fakeCluster) Confirmed(_ context.Context, partitions []TopicPartition) 
 		out[i] = !c.deposed[p.Topic]
 	}
 	return out
+}
+
+func (c *fakeCluster) ReadReplicas(rack string, partitions []TopicPartition) []int32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.nearest == nil {
+		return make([]int32, len(partitions))
+	}
+	return c.nearest(rack, partitions)
+}
+
+func (c *fakeCluster) Follows(p TopicPartition) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.follows[p]
 }
 
 func (c *fakeCluster) TopicHere(_ context.Context, topic *Topic) {

@@ -15,16 +15,17 @@ import (
 
 // Fetch 4 to 12 (13 carries topic ids).
 //
-// Served by the local broker over the client's own connection. When this node
-// leads every partition the request is patched in place and the answer's bytes
+// Served by the local broker over the client's own connection. When every
+// partition is served here the request is patched in place and the answer's bytes
 // go back untouched but for error codes; else the partitions that are not ours
 // are answered by us, at once as Kafka does, and the rest is fetched and
 // merged. Deviations from Kafka: no fetch sessions (KIP-227), a request that
 // continues one is answered FETCH_SESSION_ID_NOT_FOUND; leader epochs are not
 // checked; a poll ends when leadership of one of its partitions is lost; an
 // offset that the cluster has and the local broker lacks is
-// OFFSET_NOT_AVAILABLE; preferred read replicas and current-leader hints are
-// removed, for they name the broker's own node id.
+// OFFSET_NOT_AVAILABLE; preferred read replicas and current-leader hints of the
+// broker are removed, for they name its own node id. Who names a rack may be
+// sent to a follower and served by one (follower_reads.go).
 
 // fetching is one Fetch request.
 type fetching struct {
@@ -33,6 +34,7 @@ type fetching struct {
 	req   kafkawire.FetchRequest
 	parts []fetchPart // in the request's order
 
+	followed  bool // some partition is
 	compacted bool // some topic is
 	next      int  // where hasFiller looks first
 }
@@ -43,22 +45,22 @@ type fetchPart struct {
 	partition int32
 	offset    int64
 	code      int16 // why it is not ours to serve, 0 if it is
+
+	followed bool  // served, and led by another node
+	replica  int32 // the node to which the client is sent instead, 0 if to none
+	end      int64 // of the log, where it is
 }
 
 func handleFetch(r *request) error {
 	v := r.c.srv.cluster.View()
 	f := &fetching{r: r, view: v}
-	refused := 0
 	name := ""
 	req, err := kafkawire.PatchFetchRequest(r.h.Version, r.body, func(p kafkawire.FetchPartition) error {
 		if string(p.Topic) != name {
 			name = string(p.Topic)
 		}
 		t, code := partitionCode(v, name, p.Partition)
-		if code != 0 {
-			refused++
-		}
-		f.parts = append(f.parts, fetchPart{name, t, p.Partition, p.FetchOffset, code})
+		f.parts = append(f.parts, fetchPart{name: name, topic: t, partition: p.Partition, offset: p.FetchOffset, code: code})
 		f.compacted = f.compacted || t != nil && compacted(t)
 		return nil
 	})
@@ -69,7 +71,14 @@ func handleFetch(r *request) error {
 		return &violation{"request is malformed", err}
 	}
 	f.req = req
-	refused += f.confirm()
+	f.nearby()
+	f.confirm()
+	served := 0
+	for i := range f.parts {
+		if f.parts[i].served() {
+			served++
+		}
+	}
 	most := r.c.srv.fetchShare()
 	if req.MaxBytes > most {
 		setFetchMaxBytes(r.body, most)
@@ -79,9 +88,9 @@ func handleFetch(r *request) error {
 		resp := kmsg.NewPtrFetchResponse()
 		resp.ErrorCode = kerr.FetchSessionIDNotFound.Code
 		r.reply(resp)
-	case len(f.parts) == 0, refused == len(f.parts):
+	case served == 0:
 		r.reply(f.merge(kmsg.NewPtrFetchResponse()))
-	case refused > 0:
+	case served < len(f.parts):
 		return f.askRest()
 	default:
 		wait := time.Duration(max(req.MaxWaitMs, 0)) * time.Millisecond
@@ -106,16 +115,17 @@ func (s *Server) fetchShare() int32 {
 	return int32(min(max(share, minFetchBytes), maxFetchBytes))
 }
 
-// lostSince is lostBy with the view of now, if that is another than before.
+// lostSince is lostBy with the view of now, if that is another than before. No
+// view shows what this node can serve as a follower.
 func (f *fetching) lostSince() bool {
 	v := f.r.c.srv.cluster.View()
-	return v != f.view && f.lostBy(v)
+	return (v != f.view || f.followed) && f.lostBy(v)
 }
 
-// lostBy says whether this node no longer leads all that it polls for.
+// lostBy says whether this node no longer serves all that it polls for.
 func (f *fetching) lostBy(v *View) bool {
 	for i := range f.parts {
-		if p := &f.parts[i]; p.code == 0 && !stillLeads(v, p.topic, p.partition) {
+		if p := &f.parts[i]; p.served() && !f.stillServes(v, p) {
 			return true
 		}
 	}
@@ -148,7 +158,7 @@ func (f *fetching) answerWhole(raw []byte, held *lease, err error) {
 		switch code := p.ErrorCode(); code {
 		case 0:
 		case kerr.OffsetOutOfRange.Code:
-			unsure = append(unsure, outOfRange{f.find(string(p.Topic), p.Partition), 0})
+			unsure = append(unsure, outOfRange{part: f.find(string(p.Topic), p.Partition)})
 		default:
 			p.SetErrorCode(brokerCode(code))
 		}
@@ -174,7 +184,8 @@ func (f *fetching) answerWhole(raw []byte, held *lease, err error) {
 }
 
 // askRest fetches the partitions that are ours, without waiting: the others
-// are errors, and errors end a Fetch at once (ReplicaManager.fetchMessages).
+// are errors or read elsewhere, and both end a Fetch at once
+// (ReplicaManager.fetchMessages).
 func (f *fetching) askRest() error {
 	req, err := parse[*kmsg.FetchRequest](f.r)
 	if err != nil {
@@ -186,7 +197,7 @@ func (f *fetching) askRest() error {
 	for _, t := range req.Topics {
 		parts := t.Partitions[:0]
 		for _, p := range t.Partitions {
-			if f.parts[i].code == 0 {
+			if f.parts[i].served() {
 				parts = append(parts, p)
 			}
 			i++
@@ -209,7 +220,7 @@ func (f *fetching) askRest() error {
 		for _, t := range resp.Topics {
 			for _, p := range t.Partitions {
 				if p.ErrorCode == kerr.OffsetOutOfRange.Code {
-					unsure = append(unsure, outOfRange{f.find(t.Topic, p.Partition), 0})
+					unsure = append(unsure, outOfRange{part: f.find(t.Topic, p.Partition)})
 				}
 			}
 		}
@@ -280,6 +291,9 @@ func (f *fetching) finish(resp *kmsg.FetchResponse, held *lease, unsure []outOfR
 					for _, u := range unsure {
 						if u.part != nil && u.part.name == resp.Topics[i].Topic && u.part.partition == p.Partition {
 							p.ErrorCode = u.code
+							if u.start >= 0 {
+								p.LogStartOffset = u.start
+							}
 						}
 					}
 				}
@@ -321,8 +335,11 @@ func (f *fetching) send(resp *kmsg.FetchResponse, held *lease) {
 // merge adds the partitions that are not ours to an answer.
 func (f *fetching) merge(resp *kmsg.FetchResponse) *kmsg.FetchResponse {
 	for i := range f.parts {
-		if p := &f.parts[i]; p.code != 0 {
+		switch p := &f.parts[i]; {
+		case p.code != 0:
 			f.add(resp, p, p.code, -1)
+		case p.replica != 0:
+			f.add(resp, p, 0, p.end)
 		}
 	}
 	return resp
@@ -333,6 +350,9 @@ func (f *fetching) add(resp *kmsg.FetchResponse, p *fetchPart, code int16, end i
 	fp := kmsg.NewFetchResponseTopicPartition()
 	fp.Partition, fp.ErrorCode = p.partition, code
 	fp.HighWatermark, fp.LastStableOffset, fp.LogStartOffset, fp.PreferredReadReplica = end, end, -1, -1
+	if p.replica != 0 {
+		fp.PreferredReadReplica = p.replica
+	}
 	// Empty as Kafka's: null is a shape that some clients do not expect.
 	fp.RecordBatches = []byte{}
 	fp.AbortedTransactions = []kmsg.FetchResponseTopicPartitionAbortedTransaction{}
@@ -358,9 +378,12 @@ func (f *fetching) failed(cause error) *kmsg.FetchResponse {
 	for i := range f.parts {
 		p := &f.parts[i]
 		code, end := p.code, int64(-1)
-		if code == 0 {
+		if p.replica != 0 {
+			end = p.end
+		}
+		if p.served() {
 			code = kerr.NotLeaderForPartition.Code
-			if errors.Is(cause, errLeadershipLost) && stillLeads(v, p.topic, p.partition) {
+			if errors.Is(cause, errLeadershipLost) && f.stillServes(v, p) {
 				ctx, cancel := context.WithTimeout(f.r.c.ctx, endOffsetTimeout)
 				// The end stands for the high watermark: without one,
 				// librdkafka would take the partition for read to its end.

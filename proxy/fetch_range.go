@@ -15,34 +15,47 @@ import (
 // order to reset its position, so it must be true of the cluster and not only
 // of one broker.
 type outOfRange struct {
-	part *fetchPart
-	code int16
+	part  *fetchPart
+	code  int16
+	start int64 // of this broker's log, for who asked a follower; else -1
 }
 
 // judge sets the code of each: below the broker's log start the records are
 // gone, so the error stands; up to the cluster's end the broker lags, and
 // OFFSET_NOT_AVAILABLE makes the client ask again; beyond the end only a
-// majority can confirm that the end is the end.
+// majority can confirm that the end is the end. A follower does not judge the
+// end: it lags, or the leader is to be asked.
 func (f *fetching) judge(unsure []outOfRange) {
 	for i := range unsure {
 		u := &unsure[i]
+		u.start = -1
 		if u.part == nil {
 			u.code = kerr.NotLeaderForPartition.Code
 			continue
 		}
-		u.code = f.verdict(u.part)
+		u.code = f.verdict(u)
 	}
 }
 
-func (f *fetching) verdict(p *fetchPart) int16 {
+func (f *fetching) verdict(u *outOfRange) int16 {
+	p := u.part
 	ctx, cancel := context.WithTimeout(f.r.c.ctx, endOffsetTimeout)
 	defer cancel()
 	start, err := f.logStart(ctx, p)
 	if err != nil {
 		return kerr.NotLeaderForPartition.Code
 	}
-	if p.offset < start {
+	switch {
+	case p.offset < start && p.followed:
+		// Clients go back to the leader, whose log may start earlier, if
+		// they see that their offset is below the start and above the high
+		// watermark, which is unknown (FetchCollector, rdkafka_fetcher.c).
+		u.start = start
 		return kerr.OffsetOutOfRange.Code
+	case p.offset < start:
+		return kerr.OffsetOutOfRange.Code
+	case p.followed:
+		return kerr.OffsetNotAvailable.Code
 	}
 	end, err := f.r.c.srv.cluster.EndOffset(ctx, p.topic, p.partition, false)
 	if err == nil && p.offset > end {

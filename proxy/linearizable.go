@@ -12,12 +12,12 @@ import (
 // that was not committed.
 
 // confirm gives NOT_LEADER_OR_FOLLOWER to the partitions whose end the client
-// is about to be told and whose leadership a majority does not confirm. It
-// returns how many those are, and is called from the connection's reader.
-func (f *fetching) confirm() (refused int) {
+// is about to be told and whose leadership a majority does not confirm. It is
+// called from the connection's reader.
+func (f *fetching) confirm() {
 	srv := f.r.c.srv
 	if !srv.cfg.LinearizableReads {
-		return 0
+		return
 	}
 	ctx, cancel := context.WithTimeout(f.r.c.ctx, endOffsetTimeout)
 	defer cancel()
@@ -37,10 +37,8 @@ func (f *fetching) confirm() (refused int) {
 	for i, confirmed := range f.r.confirmed(ctx, ask) {
 		if !confirmed {
 			atEnd[i].code = kerr.NotLeaderForPartition.Code
-			refused++
 		}
 	}
-	return refused
 }
 
 // confirmed asks about partitions, if there are any.

@@ -84,6 +84,7 @@ type Announcement struct {
 	Recovery    *RecoveryReport  `json:"recovery,omitempty"`
 
 	heard time.Time // when it arrived; owned by the roster
+	pace            // of another node; owned by the roster
 }
 
 // roster is the newest announcement of every node, this one included.
@@ -97,9 +98,11 @@ func (r *roster) put(a *Announcement) bool {
 	a.heard = time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if old := r.news[a.Node]; old != nil && old.Boot == a.Boot && old.Number >= a.Number {
+	old := r.news[a.Node]
+	if old != nil && old.Boot == a.Boot && old.Number >= a.Number {
 		return false
 	}
+	a.measure(old)
 	r.news[a.Node] = a
 	return true
 }
@@ -289,6 +292,7 @@ func (c *Cluster) heard(_ context.Context, from transport.Hello, payload []byte)
 	if err := a.check(from.NodeID, len(c.node.Groups())); err != nil {
 		return nil, err
 	}
+	a.applied = c.appliedHere()
 	if c.roster.put(a) {
 		c.conclude(a)
 		c.poke()

@@ -39,7 +39,8 @@ type fakeApplier struct {
 	n        uint64
 	unready  map[fsm.TP]bool
 	trouble  map[uint32][]apply.PartitionStatus
-	held     bool // what is committed does not become visible
+	stuck    map[uint32]uint64 // what the broker has applied, where it does not go on
+	held     bool              // what is committed does not become visible
 	waiters  []func(error)
 	concerns map[uint32]uint64 // Conclude's last word
 
@@ -110,7 +111,11 @@ func (a *fakeApplier) Conclude(group uint32, applied uint64) {
 func (a *fakeApplier) Status(group uint32) apply.GroupStatus {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return apply.GroupStatus{BrokerApplied: a.node.Group(group).Log().Applied().Get(), Troubled: a.trouble[group]}
+	s := apply.GroupStatus{BrokerApplied: a.node.Group(group).Log().Applied().Get(), Troubled: a.trouble[group]}
+	if at, ok := a.stuck[group]; ok {
+		s.BrokerApplied = at
+	}
+	return s
 }
 
 func (a *fakeApplier) Changes() *watch.Index { return &a.changes }
@@ -245,7 +250,7 @@ func (r *rig) newNode(id int32) *node.Node {
 		Timing: node.Timing{HeartbeatTimeout: 500 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond,
 			LeaseTimeout: 500 * time.Millisecond, CommitTimeout: 20 * time.Millisecond,
 			StoreTimeout: 20 * time.Second, JoinGrace: 500 * time.Millisecond},
-		Self:   fsm.CatalogNode{Listeners: map[string]string{"PLAINTEXT": fmt.Sprintf("localhost:%d", 9091+id)}},
+		Self:   fsm.CatalogNode{Rack: rackOf(id), Listeners: map[string]string{"PLAINTEXT": fmt.Sprintf("localhost:%d", 9091+id)}},
 		Logger: log})
 	if err := n.Init(); err != nil {
 		r.t.Fatal(err)
