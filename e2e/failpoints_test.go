@@ -298,13 +298,7 @@ func (k *pointKills) trigger(ctx context.Context, r killRound, victim, leader *n
 		if err := victim.proc.kill9(); err != nil {
 			t.Fatal(err)
 		}
-		cuts := len(leader.logLines("compacting logs"))
-		waitFor(t, "the leader's log to be cut", time.Minute, func(context.Context) error {
-			if n := len(leader.logLines("compacting logs")) - cuts; n < 12 {
-				return fmt.Errorf("%d times so far", n)
-			}
-			return nil
-		})
+		leader.waitCutPast(t)
 		victim.arm(t, r.Point, 1)
 		victim.startProxy(t)
 	case "copying":

@@ -345,3 +345,26 @@ func metric(t *testing.T, n *node, name string) float64 {
 	}
 	return 0
 }
+
+// waitCutPast returns when the log of the node's only group begins after
+// everything that stood in it at the call: Raft asks for more than may go.
+func (n *node) waitCutPast(t *testing.T) {
+	t.Helper()
+	const event = "compacting logs: "
+	before := len(n.logLines(event))
+	waitFor(t, "the log to be cut", time.Minute, func(context.Context) error {
+		lines := n.logLines(event)[before:]
+		from, to := make([]int, len(lines)), make([]int, len(lines))
+		for i, line := range lines {
+			_, bounds, _ := strings.Cut(line, event)
+			if _, err := fmt.Sscanf(bounds, "from=%d to=%d", &from[i], &to[i]); err != nil {
+				return fmt.Errorf("%q: %w", line, err)
+			}
+		}
+		// The first may be for a snapshot that was taken before the call.
+		if n := len(lines); n < 3 || from[n-1] <= to[1] {
+			return fmt.Errorf("cut from %v to %v so far", from, to)
+		}
+		return nil
+	})
+}

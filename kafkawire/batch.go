@@ -155,6 +155,11 @@ func StampedCRC(b Batch, producerID int64, epoch int16, baseSequence int32) uint
 // identity replaced and the checksum computed anew. b is not written to. A
 // transactional batch must keep its identity: never stamp one.
 func Stamp(dst []byte, b Batch, producerID int64, epoch int16, baseSequence int32) []byte {
+	return StampWith(dst, b, producerID, epoch, baseSequence, StampedCRC(b, producerID, epoch, baseSequence))
+}
+
+// StampWith is Stamp for who knows the checksum, StampedCRC, already.
+func StampWith(dst []byte, b Batch, producerID int64, epoch int16, baseSequence int32, crc uint32) []byte {
 	h := stampedHeader(b, producerID, epoch, baseSequence)
 	start := len(dst)
 	dst = append(dst, b...)
@@ -162,6 +167,6 @@ func Stamp(dst []byte, b Batch, producerID int64, epoch int16, baseSequence int3
 	copy(out[offAttributes:], h[:])
 	binary.BigEndian.PutUint64(out[offBaseOffset:], 0)
 	binary.BigEndian.PutUint32(out[offLeaderEpoch:], ^uint32(0))
-	binary.BigEndian.PutUint32(out[offCRC:], crc32.Checksum(out[offAttributes:], castagnoli))
+	binary.BigEndian.PutUint32(out[offCRC:], crc)
 	return dst
 }

@@ -60,7 +60,7 @@ func (l *lane) push(it item, entryBytes int) (over bool) {
 	if l.cutOut(&it) {
 		return false
 	}
-	it.own(entryBytes)
+	it.own(l.tp.Topic, entryBytes)
 	l.enqueue(it)
 	return l.bytes > l.f.a.cfg.LaneBytes
 }

@@ -20,6 +20,7 @@ type item struct {
 	maxMs int64           // the batch's max timestamp
 	below uint64          // hash of the partition's log up to it
 	batch kafkawire.Batch // as committed; shared with Raft, never modified
+	sent  kafkawire.Batch // instead of batch: stamped, in memory of its own
 	raw   kafkawire.Batch // instead of batch: as it stands on a peer's broker, stamped
 }
 
@@ -35,17 +36,18 @@ func newItem(index uint64, r *fsm.Result) item {
 }
 
 // own makes the item keep its batch alone alive: the bytes of an entry that
-// holds many partitions' batches must not hang on the slowest of them.
-func (it *item) own(entryBytes int) {
-	if 2*len(it.batch) < entryBytes {
-		it.batch = bytes.Clone(it.batch)
+// holds many partitions' batches must not hang on the slowest of them. The copy
+// is the one that will be sent.
+func (it *item) own(topic uint64, entryBytes int) {
+	if it.batch != nil && 2*len(it.batch) < entryBytes {
+		it.sent, it.batch = it.stamped(topic), nil
 	}
 }
 
 // trace is the item without its bytes: enough to compare.
 func (it *item) trace() *item {
 	t := *it
-	t.batch, t.raw = nil, nil
+	t.batch, t.sent, t.raw = nil, nil, nil
 	return &t
 }
 
@@ -56,9 +58,10 @@ func (it *item) fences(now time.Time) bool {
 }
 
 func (it *item) end() int64  { return it.base + int64(it.count) }
-func (it *item) size() int64 { return int64(len(it.batch) + len(it.raw)) }
+func (it *item) size() int64 { return int64(len(it.batch) + len(it.sent) + len(it.raw)) }
 
-// stamped returns the bytes that every node's broker is given for the item.
+// stamped returns the bytes that every node's broker is given for the item, not
+// to be changed.
 // What a peer's broker gave is taken out of a batch that was read from there: a
 // producer sends base offset 0 and no leader epoch.
 func (it *item) stamped(topic uint64) []byte {
@@ -68,7 +71,10 @@ func (it *item) stamped(topic uint64) []byte {
 		copy(b[12:16], "\xff\xff\xff\xff")
 		return b
 	}
-	return kafkawire.Stamp(make([]byte, 0, len(it.batch)), it.batch, fsm.ApplierProducerID(topic), it.epoch, it.seq)
+	if it.sent != nil {
+		return it.sent
+	}
+	return kafkawire.StampWith(make([]byte, 0, len(it.batch)), it.batch, fsm.ApplierProducerID(topic), it.epoch, it.seq, it.crc)
 }
 
 // compare says how a batch read from the broker differs from the item; empty

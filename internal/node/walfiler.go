@@ -2,7 +2,6 @@ package node
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"github.com/hashicorp/raft-wal/segment"
@@ -27,11 +26,7 @@ func (f walFiler) RecoverTail(info types.SegmentInfo) (types.SegmentWriter, erro
 		return nil, err
 	}
 	name := segment.FileName(info)
-	raw, err := os.ReadFile(filepath.Join(f.dir, name))
-	if err == nil {
-		err = tornOnly(raw)
-	}
-	if err != nil {
+	if err := viewFile(filepath.Join(f.dir, name), tornOnly); err != nil {
 		return nil, fmt.Errorf("segment %s after entry %d: %w; %s", name, w.LastIndex(), err, adviceLost)
 	}
 	return w, nil
