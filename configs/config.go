@@ -160,7 +160,7 @@ func Default() Config {
 		Broker: Broker{RequestTimeout: 30 * time.Second, UnreachableAfter: time.Second, TrustAfter: time.Minute},
 		Raft: Raft{
 			Groups:               3,
-			LogStore:             LogStoreBoltDB,
+			LogStore:             LogStoreWAL,
 			HeartbeatTimeout:     500 * time.Millisecond,
 			ElectionTimeout:      500 * time.Millisecond,
 			LeaderLeaseTimeout:   400 * time.Millisecond,

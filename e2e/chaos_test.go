@@ -123,7 +123,8 @@ func runChaos(t *testing.T, cfg chaosConfig) (r check.Report, dir string) {
 // chaosSettings make the log be cut every few seconds, on one node by age and
 // on the others by flush.
 func chaosSettings(n *node) []string {
-	s := []string{"raft.snapshot_bytes=128KiB", "raft.log_retain_bytes=512KiB", "broker.trust_after=3s"}
+	s := []string{"raft.snapshot_bytes=128KiB", "raft.log_retain_bytes=512KiB", "broker.trust_after=3s",
+		"raft.max_entry_bytes=2MiB", "raft.segment_bytes=2MiB"}
 	if n.id != 2 {
 		s = append(s, "broker.log_dirs="+n.broker.dataDir())
 	}

@@ -64,7 +64,7 @@ func newClusterWith(t *testing.T, o clusterOpts) *cluster {
 	if o.via == nil {
 		o.via = (*broker).addr
 	}
-	groups, logStore := envInt(t, "E2E_GROUPS", 3), envOr("E2E_LOG_STORE", "boltdb")
+	groups, logStore := envInt(t, "E2E_GROUPS", 3), envOr("E2E_LOG_STORE", "wal")
 	if o.groups > 0 {
 		groups = o.groups
 	}

@@ -100,7 +100,8 @@ func TestKillAtEveryFailpoint(t *testing.T) {
 // failpointSettings make what is rare in a healthy cluster happen in seconds, and
 // have raft say when it cuts its log.
 func failpointSettings(n *node) []string {
-	return []string{"broker.log_dirs=" + n.broker.dataDir(), "raft.snapshot_bytes=64KiB", "raft.log_retain_bytes=1", "log.level=debug"}
+	return []string{"broker.log_dirs=" + n.broker.dataDir(), "raft.snapshot_bytes=64KiB", "raft.log_retain_bytes=1", "log.level=debug",
+		"topics.max_message_bytes=512KiB", "raft.max_entry_bytes=1MiB", "raft.segment_bytes=1MiB"}
 }
 
 // pointKills is the run. Its methods are called from the test goroutine only.

@@ -5,7 +5,7 @@
 //
 //	go test -tags e2e ./e2e -v -timeout 30m
 //
-// Environment: E2E_GROUPS (3), E2E_LOG_STORE (boltdb), E2E_KILLS (10) of
+// Environment: E2E_GROUPS (3), E2E_LOG_STORE (wal), E2E_KILLS (10) of
 // TestFailover, E2E_ROUNDS (16), E2E_SEED (random) and E2E_FAULT (part of a
 // fault's name: only those) of TestKillAnything, E2E_FRAMES (20000) and
 // E2E_FRAMES_BROKER (kafka: not the embedded one) of TestMutatedFrames, E2E_RACE

@@ -89,7 +89,7 @@ func startSides(t *testing.T, dir string) [2]*side {
 			}
 		}
 	})
-	if err := n.writeConfig(c.nodes, "alone", 1, "boltdb"); err != nil {
+	if err := n.writeConfig(c.nodes, "alone", 1, "wal"); err != nil {
 		t.Fatal(err)
 	}
 	n.startProxy(t)

@@ -174,7 +174,7 @@ func (s *stores) openLog(c storeConfig) (raft.LogStore, error) {
 		return nil, errors.Join(fmt.Errorf("open the raft log in %s: %w", dir, err), meta.Close())
 	}
 	s.closers = append(s.closers, meta.Close, w.Close)
-	return w, nil
+	return walLog{w}, nil
 }
 
 // close closes the stores, the log first. What the log's last index was is

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
 	"github.com/hashicorp/raft-wal/segment"
 	"github.com/hashicorp/raft-wal/types"
 )
@@ -56,4 +58,21 @@ func (s cutSegment) GetLog(index uint64) (*types.PooledBuffer, error) {
 		return nil, types.ErrNotFound
 	}
 	return s.SegmentReader.GetLog(index)
+}
+
+// walLog hides what was cut off at the beginning: raft-wal 0.4.0 still gives
+// entries of the newest segment that lie before its first index. Raft would
+// send them to a follower that is to be sent a snapshot.
+type walLog struct{ *wal.WAL }
+
+// GetLog implements raft.LogStore.
+func (w walLog) GetLog(index uint64, l *raft.Log) error {
+	first, err := w.FirstIndex()
+	if err != nil {
+		return err
+	}
+	if index < first {
+		return raft.ErrLogNotFound
+	}
+	return w.WAL.GetLog(index, l)
 }

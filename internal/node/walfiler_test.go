@@ -99,3 +99,38 @@ func testTailCut(t *testing.T, kind string, cut uint64) {
 		t.Errorf("entry %d, which was cut off: %v", last+1, err)
 	}
 }
+
+// Raft sends a snapshot to a follower when the entries that it lacks are not
+// there any more, and not when the store has not yet removed them.
+func TestCutBeginningIsNotRead(t *testing.T) {
+	for _, kind := range []string{StoreWAL, StoreBoltDB} {
+		t.Run(kind, func(t *testing.T) {
+			s, err := openStores(storeConfig{dir: t.TempDir(), kind: kind, segmentBytes: 1 << 20, timeout: time.Minute,
+				logger: hclog.NewNullLogger(), fatal: func(err error) { t.Errorf("fatal: %v", err) }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := s.close(); err != nil {
+					t.Error(err)
+				}
+			}()
+			s.disk.rules = cutRules{covered: func() uint64 { return 50 }, floor: func() uint64 { return 40 }}
+			if err := s.logs.StoreLogs(numbered(1, 60, 1)); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.logs.DeleteRange(1, 40); err != nil {
+				t.Fatal(err)
+			}
+			var l raft.Log
+			for _, index := range []uint64{1, 40} {
+				if err := s.logs.GetLog(index, &l); !errors.Is(err, raft.ErrLogNotFound) {
+					t.Errorf("entry %d: %v, want %v", index, err, raft.ErrLogNotFound)
+				}
+			}
+			if err := s.logs.GetLog(41, &l); err != nil || l.Index != 41 {
+				t.Errorf("entry 41: %v", err)
+			}
+		})
+	}
+}
