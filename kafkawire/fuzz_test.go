@@ -258,14 +258,14 @@ func FuzzFetchRequest(f *testing.F) {
 		if len(body) != size {
 			t.Error("the length changed")
 		}
-		req := kmsg.NewPtrFetchRequest()
-		req.Version = version
-		if err := req.ReadFrom(body); err != nil {
+		parsed, err := ParseRequest(RequestHeader{Key: int16(kmsg.Fetch), Version: version}, body)
+		if err != nil {
 			if !info.Tagged { // kmsg reads into tagged fields, which the walk passes over
 				t.Fatal(err)
 			}
 			return
 		}
+		req := parsed.(*kmsg.FetchRequest)
 		if req.SessionID != 0 || req.SessionEpoch != -1 || req.ReplicaID != -1 {
 			t.Errorf("session %d epoch %d replica %d", req.SessionID, req.SessionEpoch, req.ReplicaID)
 		}

@@ -17,11 +17,11 @@ import (
 // array of plain fields, [x y] an array of structs; @3 limits the field before
 // it to versions from 3 and @0-3 to those. Nullable or not makes no difference
 // here. Tagged fields stand at the end of every struct and are not written out,
-// but where kmsg looks into one: {n x} is the tagged field n, <x y> a struct
-// that is no element of an array.
+// but where kmsg looks into one, in whatever version: {n x} is the tagged field
+// n, <x y> a struct that is no element of an array.
 var requestShapes = map[kmsg.Key]string{
 	kmsg.Produce:                 "s 2 4 [s [4 b]]",
-	kmsg.Fetch:                   "4 4 4 4 1 4@7 4@7 [s [4 4@9 8 4@12 8@5 4]] [s (4)]@7 s@11",
+	kmsg.Fetch:                   "4 4 4 4 1 4@7 4@7 [s [4 4@9 8 4@12 8@5 4 {0 8 8} {1 8}]] [s (4)]@7 s@11 {0 s} {1 <4 8>}",
 	kmsg.ListOffsets:             "4 1@2 [s [4 4@4 8]]",
 	kmsg.Metadata:                "[s] 1@4 1@8 1@8",
 	kmsg.OffsetCommit:            "s 4 s s@7 8@2-4 [s [4 8 4@6 s]]",

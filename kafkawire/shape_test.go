@@ -117,6 +117,24 @@ func TestParseRequestBelievesNoLength(t *testing.T) {
 	}
 }
 
+// TestParseRequestTagBomb claims 2^32 tagged fields inside the one of a Fetch
+// that kmsg reads, which counts through them for minutes.
+func TestParseRequestTagBomb(t *testing.T) {
+	req := kmsg.NewPtrFetchRequest()
+	req.SetVersion(12)
+	body := req.AppendTo(nil)
+	state := append(make([]byte, 12), 0xff, 0xff, 0xff, 0xff, 0x0f) // id, epoch, its tags
+	body = append(body[:len(body)-1], 1, 1, byte(len(state)))
+	body = append(body, state...)
+	// The walk alone first: without it the reader would be at work.
+	if err := checkRequestShape(int16(kmsg.Fetch), 12, body); !errors.Is(err, ErrMalformed) {
+		t.Fatalf("got %v, want %v", err, ErrMalformed)
+	}
+	if _, err := ParseRequest(RequestHeader{Key: int16(kmsg.Fetch), Version: 12}, body); !errors.Is(err, ErrMalformed) {
+		t.Errorf("got %v, want %v", err, ErrMalformed)
+	}
+}
+
 func TestParseRequestRefuses(t *testing.T) {
 	for _, c := range []struct {
 		name         string
