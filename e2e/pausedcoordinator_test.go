@@ -176,23 +176,40 @@ func (r *rawConn) receive(req kmsg.Request) (kmsg.Response, error) {
 type groupMember struct {
 	*rawConn
 	group, id  string
+	instance   string // a static member's name, empty for a dynamic one
+	topic      string // of which the member has partition 0, empty for none
 	generation int32
+	assignment []byte
+}
+
+// static adds the member's name to a request, of that version, if it has one.
+func (m *groupMember) static(req kmsg.Request, version int16, name **string) {
+	if m.instance != "" {
+		req.SetVersion(version)
+		*name = &m.instance
+	}
 }
 
 // joinAtCoordinator joins a group as its only member, at whichever node
 // coordinates it, but none of those excepted.
 func joinAtCoordinator(t *testing.T, ctx context.Context, c *cluster, group string, except ...*node) (*node, *groupMember) {
 	t.Helper()
+	return memberAtCoordinator(t, ctx, c, groupMember{group: group}, except...)
+}
+
+// memberAtCoordinator is joinAtCoordinator for a member that is like another.
+func memberAtCoordinator(t *testing.T, ctx context.Context, c *cluster, like groupMember, except ...*node) (*node, *groupMember) {
+	t.Helper()
 	var at *node
 	var m *groupMember
 	waitFor(t, "a coordinator that lets a member in", time.Minute, func(wait context.Context) error {
 		for _, n := range c.nodes {
-			if len(except) > 0 && n == except[0] {
+			if len(except) > 0 && n == except[0] || !n.running() {
 				continue
 			}
 			req := kmsg.NewPtrFindCoordinatorRequest()
 			req.SetVersion(3)
-			req.CoordinatorKey = group
+			req.CoordinatorKey = like.group
 			resp, err := rawCall[*kmsg.FindCoordinatorResponse](wait, n.kafkaAddr(), req)
 			if err == nil {
 				err = kerr.ErrorForCode(resp.ErrorCode)
@@ -206,7 +223,7 @@ func joinAtCoordinator(t *testing.T, ctx context.Context, c *cluster, group stri
 			at = c.node(int(resp.NodeID))
 			break
 		}
-		m = &groupMember{rawConn: dialRaw(t, at.kafkaAddr()), group: group}
+		m = &groupMember{rawConn: dialRaw(t, at.kafkaAddr()), group: like.group, instance: like.instance, topic: like.topic}
 		return m.join(t)
 	})
 	return at, m
@@ -215,10 +232,14 @@ func joinAtCoordinator(t *testing.T, ctx context.Context, c *cluster, group stri
 func (m *groupMember) join(t *testing.T) error {
 	join := kmsg.NewPtrJoinGroupRequest()
 	join.SetVersion(3)
+	m.static(join, 5, &join.InstanceID)
 	join.Group, join.ProtocolType = m.group, "consumer"
 	join.SessionTimeoutMillis, join.RebalanceTimeoutMillis = 1_200_000, 10_000
 	p := kmsg.NewJoinGroupRequestProtocol()
 	p.Name = "range"
+	if m.topic != "" {
+		p.Metadata = (&kmsg.ConsumerMemberMetadata{Topics: []string{m.topic}}).AppendTo(nil)
+	}
 	join.Protocols = append(join.Protocols, p)
 	joined := m.send(t, join)().(*kmsg.JoinGroupResponse)
 	if err := kerr.ErrorForCode(joined.ErrorCode); err != nil {
@@ -227,16 +248,39 @@ func (m *groupMember) join(t *testing.T) error {
 	m.id, m.generation = joined.MemberID, joined.Generation
 	sync := kmsg.NewPtrSyncGroupRequest()
 	sync.SetVersion(2)
+	m.static(sync, 3, &sync.InstanceID)
 	sync.Group, sync.Generation, sync.MemberID = m.group, m.generation, m.id
 	a := kmsg.NewSyncGroupRequestGroupAssignment()
-	a.MemberID, a.MemberAssignment = m.id, []byte{0}
+	a.MemberID, a.MemberAssignment = m.id, m.assign()
 	sync.GroupAssignment = append(sync.GroupAssignment, a)
-	return kerr.ErrorForCode(m.send(t, sync)().(*kmsg.SyncGroupResponse).ErrorCode)
+	synced := m.send(t, sync)().(*kmsg.SyncGroupResponse)
+	m.assignment = synced.MemberAssignment
+	return kerr.ErrorForCode(synced.ErrorCode)
+}
+
+// assign is the member's own assignment, with the generation in it.
+func (m *groupMember) assign() []byte {
+	a := kmsg.ConsumerMemberAssignment{UserData: fmt.Append(nil, m.generation)}
+	if m.topic != "" {
+		a.Topics = []kmsg.ConsumerMemberAssignmentTopic{{Topic: m.topic, Partitions: []int32{0}}}
+	}
+	return a.AppendTo(nil)
+}
+
+// heartbeat returns the answer's code.
+func (m *groupMember) heartbeat(t *testing.T) int16 {
+	t.Helper()
+	req := kmsg.NewPtrHeartbeatRequest()
+	req.SetVersion(2)
+	m.static(req, 3, &req.InstanceID)
+	req.Group, req.Generation, req.MemberID = m.group, m.generation, m.id
+	return m.send(t, req)().(*kmsg.HeartbeatResponse).ErrorCode
 }
 
 func (m *groupMember) commitRequest(topic string, offset int64) *kmsg.OffsetCommitRequest {
 	req := kmsg.NewPtrOffsetCommitRequest()
 	req.SetVersion(5)
+	m.static(req, 7, &req.InstanceID)
 	req.Group, req.Generation, req.MemberID = m.group, m.generation, m.id
 	t := kmsg.NewOffsetCommitRequestTopic()
 	t.Topic = topic
