@@ -27,14 +27,19 @@ DURATION ?= 60s
 BROKER   ?= embedded
 SHRINK   ?= 0s
 RUNS     ?= 20
-LONG     := ^(TestChaos|TestMutants|TestKillAtEveryFailpoint|TestCompat)$$
+# bench: ROUNDS alternate between the contestants; ROWS is a regular expression
+# on a row's name, ONLY has their letters. A whole run writes docs/performance.md.
+ROUNDS   ?=
+ROWS     ?=
+MATRIX   ?=
+LONG     := ^(TestChaos|TestMutants|TestKillAtEveryFailpoint|TestCompat|TestBench)$$
 
 # compat: QUICK=1 runs the most important features; ONLY is a regular expression
 # on "client/feature".
 QUICK    ?=
 ONLY     ?=
 
-.PHONY: build demo test e2e chaos failpoints mutants compat lint fuzz fmt clean
+.PHONY: build demo test e2e chaos failpoints mutants bench compat lint fuzz fmt clean
 
 build: ## bin/lockstep, static
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o $(BIN) ./cmd/lockstep
@@ -60,6 +65,11 @@ failpoints: ## kill -9 at every step between receive and acknowledge
 
 mutants: ## would the checker notice? mistakes built in on purpose, RUNS times each
 	E2E_MUTANT_RUNS='$(RUNS)' $(GO) test -tags e2e -count=1 -v -timeout 4h -run '^TestMutants$$' ./e2e
+
+bench: ## beside plain and clustered Kafka: make bench ROUNDS=5 ROWS=regexp ONLY=abcd MATRIX=1
+	BENCH_ROUNDS='$(ROUNDS)' BENCH_ROWS='$(ROWS)' BENCH_ONLY='$(ONLY)' BENCH_MATRIX='$(MATRIX)' \
+	  BENCH_OUT='$(CURDIR)/docs/bench' BENCH_TABLE='$(if $(ROWS)$(ONLY)$(MATRIX),,$(CURDIR)/docs/performance.md)' \
+	  $(GO) test -tags e2e -count=1 -v -timeout 6h -run '^TestBench$$' ./e2e
 
 compat: ## every client and feature; a full run writes docs/compat.md: make compat QUICK=1 ONLY=kcat
 	COMPAT_QUICK='$(QUICK)' COMPAT_ONLY='$(ONLY)' COMPAT_TABLE='$(CURDIR)/docs/compat.md' \

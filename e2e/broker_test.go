@@ -28,6 +28,8 @@ type broker struct {
 	port           int
 	controllerPort int
 	extraFlags     []string
+	tuning         []string // of the JVM, over the flags for a quick start
+	clusterID      string   // of a cluster of several brokers; empty: one of its own
 	settings       []string // lines of server.properties that come last, and win
 	embedded       string   // the lockstep binary whose embedded broker stands in for Kafka; empty: Kafka
 	proc           *process
@@ -129,12 +131,18 @@ func (b *broker) format(ctx context.Context) error {
 	if err := os.WriteFile(conf, []byte(b.properties()), 0o644); err != nil {
 		return fmt.Errorf("write broker configuration: %w", err)
 	}
+	if b.clusterID == "" {
+		b.clusterID = newClusterID()
+	}
+	_, err := b.dist.tool(ctx, b.dir, "kafka.tools.StorageTool", "format", "-t", b.clusterID, "-c", conf)
+	return err
+}
+
+func newClusterID() string {
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails (crypto/rand)
 	id[0] &= 0x7f        // a Kafka id must not start with '-', the sign of an option
-	_, err := b.dist.tool(ctx, b.dir, "kafka.tools.StorageTool", "format",
-		"-t", base64.RawURLEncoding.EncodeToString(id), "-c", conf)
-	return err
+	return base64.RawURLEncoding.EncodeToString(id)
 }
 
 // start runs the broker and returns when it serves.
@@ -163,6 +171,7 @@ func (b *broker) command() *exec.Cmd {
 		return exec.Command(b.embedded, "embedded-broker", "--listen", b.addr(), "--data-dir", b.dataDir())
 	}
 	flags := append(slices.Clone(b.extraFlags), b.dist.jvmFlags(384, filepath.Join(b.dir, "broker.log"))...)
+	flags = append(flags, b.tuning...)
 	return exec.Command(b.dist.java, append(flags, "kafka.Kafka", filepath.Join(b.dir, "server.properties"))...)
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"slices"
 	"testing"
 	"time"
@@ -116,8 +117,16 @@ func runChaos(t *testing.T, cfg chaosConfig) (r check.Report, dir string) {
 		}
 	}
 	x.heal()
+	defer dumpAfter(5 * time.Minute)()
 	x.finish(checker)
 	return checker.Finish(), x.c.dir
+}
+
+// dumpAfter prints what every goroutine of the test does, unless the function
+// that it returns is called before: once a run waited for ever after all faults
+// were over, and nobody knows for what.
+func dumpAfter(d time.Duration) (stop func() bool) {
+	return time.AfterFunc(d, func() { _ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 1) }).Stop
 }
 
 // chaosSettings make the log be cut every few seconds, on one node by age and
