@@ -36,8 +36,7 @@ var benchRows = []benchRow{
 	{Name: "48 partitions, 10 KiB, 64 producers, zstd", Partitions: 48, Record: 10240, Producers: 64, Codec: "zstd"},
 }
 
-// benchMain is the row whose peak sets the rate at which latency is measured,
-// and whose records are read back.
+// benchMain is the row whose peak sets the rate at which latency is measured.
 var benchMain = benchRow{Name: "6 partitions, 1 KiB, 8 producers", Partitions: 6, Record: 1024, Producers: 8, Codec: "none"}
 
 // benchReport is what is kept of a run.
@@ -81,11 +80,8 @@ func TestBench(t *testing.T) {
 		}
 	}
 	b.latencies(rounds)
-	for _, k := range all {
-		if k.cluster != nil {
-			k.cluster.waitHealthy()
-			k.cluster.verify()
-		}
+	if want.MatchString("consume") {
+		b.reading(rounds)
 	}
 	t.Logf("\n%s", rep.tables())
 	rep.write(t)
@@ -100,28 +96,21 @@ type bench struct {
 	topics int
 }
 
-// throughput runs a row once at every contestant, and reads the main row back.
+// throughput runs a row once at every contestant.
 func (b *bench) throughput(round int, row benchRow) {
 	if b.rep.Samples[row.Name] == nil {
 		b.rep.Rows = append(b.rep.Rows, row.Name)
 		b.rep.Samples[row.Name] = map[string][]sample{}
 	}
-	for _, k := range b.all {
+	for _, k := range b.turn(round) {
 		b.on(k, row.Partitions, func(ctx context.Context, topic string) {
 			s, err := k.produce(ctx, row, topic, b.span, 0)
 			if err != nil {
 				b.t.Fatalf("%s, %s: %v", row.Name, k.name, err)
 			}
+			b.count(row.Name, k, s)
 			b.rep.Samples[row.Name][k.name] = append(b.rep.Samples[row.Name][k.name], s)
 			b.t.Logf("round %d, %s, %s: %.0f records/s, %.1f MiB/s, p50 %.1f ms, p99 %.1f ms, %d failed", round+1, row.Name, k.name, s.Records, s.MiB, s.P50, s.P99, s.Failed)
-			if row != benchMain {
-				return
-			}
-			rate, err := k.consume(ctx, topic, int64(s.Records*b.span.Seconds()))
-			if err != nil {
-				b.t.Fatalf("read %s: %v", topic, err)
-			}
-			b.rep.Consume[k.name] = append(b.rep.Consume[k.name], rate)
 		})
 	}
 }
@@ -138,7 +127,7 @@ func (b *bench) latencies(rounds int) {
 	name := fmt.Sprintf("%s, at %.0f records/s", row.Name, peak/3)
 	b.rep.Latency[name] = map[string][]sample{}
 	for round := range rounds {
-		for _, k := range b.all {
+		for _, k := range b.turn(round) {
 			b.on(k, row.Partitions, func(ctx context.Context, topic string) {
 				reading, stop := context.WithCancel(ctx)
 				defer stop()
@@ -153,11 +142,72 @@ func (b *bench) latencies(rounds int) {
 				if err := <-read; err != nil {
 					b.t.Fatalf("%s, %s: read: %v", name, k.name, err)
 				}
+				b.count(name, k, s)
 				s.End50, s.End99 = ages.at(0.5), ages.at(0.99)
 				b.rep.Latency[name][k.name] = append(b.rep.Latency[name][k.name], s)
 				b.t.Logf("round %d, %s, %s: %.0f records/s, p50 %.2f ms, p99 %.2f ms, p99.9 %.2f ms; at a consumer p50 %.2f ms, p99 %.2f ms",
 					round+1, name, k.name, s.Records, s.P50, s.P99, s.P999, s.End50, s.End99)
 			})
+		}
+	}
+}
+
+// turn is the order of a round: nobody always comes after the same other.
+func (b *bench) turn(round int) []*contestant {
+	n := round % len(b.all)
+	return append(slices.Clone(b.all[n:]), b.all[:n]...)
+}
+
+// count fails the run for records that were not taken.
+func (b *bench) count(row string, k *contestant, s sample) {
+	if s.Failed > 0 {
+		b.t.Errorf("%s, %s: %d records failed", row, k.name, s.Failed)
+	}
+}
+
+// benchBacklog is how much is read back.
+const benchBacklog = 512 << 20
+
+// reading reads the same backlog of one partition from one broker: a plain one,
+// one behind a proxy, and that one through the proxy.
+func (b *bench) reading(rounds int) {
+	row := benchRow{Partitions: 1, Record: 1024, Producers: 1, Codec: "none"}
+	ctx, cancel := context.WithTimeout(b.t.Context(), 10*time.Minute)
+	defer cancel()
+	type source struct {
+		name    string
+		seeds   []string
+		records int64
+	}
+	const topic = "bench-backlog"
+	var sources []source
+	for _, k := range b.all {
+		if err := k.topic(ctx, topic, row.Partitions); err != nil {
+			b.t.Fatal(err)
+		}
+		records, err := k.fill(ctx, row, topic, benchBacklog)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		sources = append(sources, source{k.name, k.seeds, records})
+		if k.cluster != nil {
+			leaders, err := partitionLeaders(ctx, k.cluster.node(1), topic, 1)
+			if err != nil {
+				b.t.Fatal(err)
+			}
+			leader := k.cluster.node(int(leaders[0]))
+			sources = append(sources, source{k.name + " direct", []string{leader.broker.addr()}, records})
+		}
+	}
+	for round := range rounds {
+		for i := range sources {
+			s := sources[(i+round)%len(sources)]
+			rate, err := consume(ctx, s.seeds, topic, s.records)
+			if err != nil {
+				b.t.Fatalf("read %s: %v", s.name, err)
+			}
+			b.t.Logf("round %d, read %s: %.0f MiB/s", round+1, s.name, rate)
+			b.rep.Consume[s.name] = append(b.rep.Consume[s.name], rate)
 		}
 	}
 }
@@ -175,6 +225,9 @@ func (b *bench) on(k *contestant, partitions int, f func(ctx context.Context, to
 	}
 	syscall.Sync()
 	f(ctx, topic)
+	if k.cluster != nil { // what was measured is what was to be kept
+		k.cluster.verify()
+	}
 	k.drop(ctx, topic)
 }
 
@@ -207,7 +260,7 @@ func commitHere() string {
 func machine(k *kafkaDist) string {
 	var fs syscall.Statfs_t
 	kind := "another file system"
-	if err := syscall.Statfs(os.TempDir(), &fs); err == nil {
+	if err := syscall.Statfs(envOr("E2E_DIR", os.TempDir()), &fs); err == nil {
 		kind = map[int64]string{0xef53: "ext4", 0x58465342: "xfs", 0x01021994: "tmpfs", 0x9123683e: "btrfs"}[int64(fs.Type)]
 	}
 	memory := 0

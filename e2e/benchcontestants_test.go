@@ -201,6 +201,13 @@ func cpuSeconds(pid int) float64 {
 	return (user + system) / 100 // USER_HZ
 }
 
+// resetPeak forgets the largest resident size (proc(5), clear_refs).
+func resetPeak(ps []*process) {
+	for _, p := range ps {
+		_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.pid), []byte("5"), 0)
+	}
+}
+
 func procField(pid int, file, name string) float64 {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file))
 	if err != nil {

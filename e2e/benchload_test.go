@@ -77,104 +77,162 @@ func codecs(name string) kgo.CompressionCodec {
 	return kgo.NoCompression()
 }
 
-// benchValue is a value: half of it repeats where it is to be compressed.
-func benchValue(row benchRow) []byte {
-	b := make([]byte, max(row.Record, 8))
+// benchValues are values to be sent in turn, all different; half of each repeats
+// where they are to be compressed.
+func benchValues(row benchRow) [][]byte {
+	values := make([][]byte, max(4<<20/row.Record, 1))
 	r := rand.NewChaCha8([32]byte{1})
-	_, _ = r.Read(b)
-	if row.Codec != "none" {
-		for i := len(b) / 2; i < len(b); i++ {
-			b[i] = 'x'
+	for i := range values {
+		b := make([]byte, max(row.Record, 8))
+		_, _ = r.Read(b)
+		if row.Codec != "none" {
+			for j := len(b) / 2; j < len(b); j++ {
+				b[j] = 'x'
+			}
 		}
+		values[i] = b
 	}
-	return b
+	return values
 }
 
 // produce runs a row's producers for warm-up and span; rate is in records per
-// second for all of them, 0 for as many as possible. What ends up in the samples
-// was sent and acknowledged after the warm-up.
+// second for all of them, 0 for as many as possible. As many as possible are
+// counted when they are acknowledged within the span. At a rate every record
+// counts that was due within it, however long its acknowledgement took.
 func (k *contestant) produce(ctx context.Context, row benchRow, topic string, span time.Duration, rate float64) (sample, error) {
-	var s sample
-	var acked atomic.Int64
-	var failed atomic.Int64
-	var lat latencies
-	ctx, cancel := context.WithTimeout(ctx, benchWarmUp+span)
-	defer cancel()
 	begin := time.Now()
-	from, to := begin.Add(benchWarmUp), begin.Add(benchWarmUp+span)
+	p := &benchProducers{row: row, rate: rate, from: begin.Add(benchWarmUp), to: begin.Add(benchWarmUp + span), values: benchValues(row)}
+	defer p.close()
+	if err := p.open(k.seeds, topic); err != nil {
+		return sample{}, err
+	}
+	sending, stop := context.WithDeadline(ctx, p.to)
+	defer stop()
 	var wg sync.WaitGroup
-	var clients []*kgo.Client
-	defer func() {
-		for _, cl := range clients {
-			cl.Close()
-		}
-	}()
-	for range row.Producers {
-		cl, err := kgo.NewClient(append(clientOpts(k.seeds), kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(codecs(row.Codec)),
-			kgo.ProducerLinger(0), kgo.MaxBufferedRecords(max(benchWindow/row.Record/row.Producers, 1)))...)
-		if err != nil {
-			return s, err
-		}
-		clients = append(clients, cl)
+	for i, cl := range p.clients {
+		wg.Go(func() { p.send(ctx, sending, i, cl) })
 	}
-	for i, cl := range clients {
-		wg.Go(func() {
-			next, each := begin, time.Duration(0)
-			if rate > 0 {
-				each = time.Duration(float64(row.Producers) / rate * float64(time.Second))
-				next = begin.Add(each * time.Duration(i) / time.Duration(row.Producers))
-			}
-			pace := time.NewTimer(0)
-			defer pace.Stop()
-			shared := benchValue(row)
-			for ctx.Err() == nil {
-				value := shared
-				if rate > 0 {
-					pace.Reset(time.Until(next))
-					select {
-					case <-pace.C:
-					case <-ctx.Done():
-						return
-					}
-					value = slices.Clone(shared)
-					// By the schedule: what waited in the producer counts.
-					binary.BigEndian.PutUint64(value, uint64(next.UnixNano()))
-				}
-				at := next
-				if rate == 0 {
-					at = time.Now()
-				}
-				next = next.Add(each)
-				cl.Produce(ctx, &kgo.Record{Value: value}, func(_ *kgo.Record, err error) {
-					now := time.Now()
-					switch {
-					case err != nil && ctx.Err() == nil:
-						failed.Add(1)
-					case err == nil && now.After(from) && now.Before(to):
-						if n := acked.Add(1); rate > 0 || n%64 == 0 {
-							lat.add(now.Sub(at))
-						}
-					}
-				})
-			}
-		})
-	}
-	warm := time.NewTimer(benchWarmUp)
+	warm := time.NewTimer(time.Until(p.from))
 	defer warm.Stop()
 	<-warm.C
+	resetPeak(k.proxies)
 	brokers, proxies := used(k.brokers), used(k.proxies)
 	wg.Wait()
-	total := float64(acked.Load())
-	gib := total * float64(row.Record) / (1 << 30)
-	b, p := used(k.brokers), used(k.proxies)
-	s.Records, s.MiB, s.Failed = total/span.Seconds(), gib*1024/span.Seconds(), int(failed.Load())
-	s.P50, s.P99, s.P999 = lat.at(0.5), lat.at(0.99), lat.at(0.999)
-	if gib > 0 {
-		s.CPUBrokers, s.CPUProxies = (b.CPU-brokers.CPU)/gib, (p.CPU-proxies.CPU)/gib
-		s.Written = (b.Written - brokers.Written + p.Written - proxies.Written) / gib / (1 << 30)
+	b, x := used(k.brokers), used(k.proxies)
+	flush, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for _, cl := range p.clients {
+		if err := cl.Flush(flush); err != nil {
+			return sample{}, fmt.Errorf("%s: wait for the last acknowledgements: %w", k.name, err)
+		}
 	}
-	s.PeakMiB = p.Peak / (1 << 20)
+	total := float64(p.counted.Load())
+	gib := total * float64(row.Record) / (1 << 30)
+	s := sample{Records: total / span.Seconds(), MiB: gib * 1024 / span.Seconds(), Failed: int(p.failed.Load()),
+		P50: p.lat.at(0.5), P99: p.lat.at(0.99), P999: p.lat.at(0.999), PeakMiB: x.Peak / (1 << 20)}
+	if gib > 0 {
+		s.CPUBrokers, s.CPUProxies = (b.CPU-brokers.CPU)/gib, (x.CPU-proxies.CPU)/gib
+		s.Written = (b.Written - brokers.Written + x.Written - proxies.Written) / gib / (1 << 30)
+	}
 	return s, nil
+}
+
+// benchProducers are a row's producers.
+type benchProducers struct {
+	row             benchRow
+	rate            float64
+	from, to        time.Time
+	values          [][]byte
+	clients         []*kgo.Client
+	counted, failed atomic.Int64
+	lat             latencies
+}
+
+func (p *benchProducers) open(seeds []string, topic string) error {
+	for range p.row.Producers {
+		cl, err := kgo.NewClient(append(clientOpts(seeds), kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(codecs(p.row.Codec)),
+			kgo.ProducerLinger(0), kgo.MaxBufferedRecords(max(benchWindow/p.row.Record/p.row.Producers, 1)))...)
+		if err != nil {
+			return err
+		}
+		p.clients = append(p.clients, cl)
+	}
+	return nil
+}
+
+func (p *benchProducers) close() {
+	for _, cl := range p.clients {
+		cl.Close()
+	}
+}
+
+// send is one producer's goroutine: it sends until sending ends.
+func (p *benchProducers) send(ctx, sending context.Context, i int, cl *kgo.Client) {
+	if p.rate == 0 {
+		for n := i; sending.Err() == nil; n++ {
+			p.one(ctx, cl, p.values[n%len(p.values)], time.Now())
+		}
+		return
+	}
+	each := time.Duration(float64(p.row.Producers) / p.rate * float64(time.Second))
+	due := time.Now().Add(each * time.Duration(i) / time.Duration(p.row.Producers))
+	pace := time.NewTimer(0)
+	defer pace.Stop()
+	for n := i; due.Before(p.to); n++ {
+		pace.Reset(time.Until(due))
+		select {
+		case <-pace.C:
+		case <-ctx.Done():
+			return
+		}
+		value := slices.Clone(p.values[n%len(p.values)])
+		binary.BigEndian.PutUint64(value, uint64(due.UnixNano()))
+		p.one(ctx, cl, value, due)
+		due = due.Add(each)
+	}
+}
+
+// one sends a record that was due at a time: what it waited in the producer
+// counts.
+func (p *benchProducers) one(ctx context.Context, cl *kgo.Client, value []byte, due time.Time) {
+	cl.Produce(ctx, &kgo.Record{Value: value}, func(_ *kgo.Record, err error) {
+		now := time.Now()
+		counts := now
+		if p.rate > 0 {
+			counts = due
+		}
+		switch {
+		case err != nil:
+			p.failed.Add(1)
+		case counts.After(p.from) && counts.Before(p.to):
+			if n := p.counted.Add(1); p.rate > 0 || n%64 == 0 {
+				p.lat.add(now.Sub(due))
+			}
+		}
+	})
+}
+
+// fill sends values of so many bytes to a topic, and returns how many records
+// that are.
+func (k *contestant) fill(ctx context.Context, row benchRow, topic string, size int) (int64, error) {
+	p := &benchProducers{row: row, values: benchValues(row)}
+	defer p.close()
+	if err := p.open(k.seeds, topic); err != nil {
+		return 0, err
+	}
+	records := size / row.Record
+	for n := range records {
+		p.one(ctx, p.clients[n%len(p.clients)], p.values[n%len(p.values)], time.Now())
+	}
+	for _, cl := range p.clients {
+		if err := cl.Flush(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if n := p.failed.Load(); n > 0 {
+		return 0, fmt.Errorf("%s: %d of %d records failed", k.name, n, records)
+	}
+	return int64(records), nil
 }
 
 // tail reads a topic's end until ctx ends, and notes how old records are that
@@ -197,29 +255,28 @@ func (k *contestant) tail(ctx context.Context, topic string, from time.Time, age
 	return nil
 }
 
-// consume reads a topic of so many records from its start, and returns MiB of
-// values per second.
-func (k *contestant) consume(ctx context.Context, topic string, records int64) (float64, error) {
+// consume reads a topic of so many records from its start, at those addresses,
+// and returns MiB of values per second. What the first answer holds does not
+// count: connections and metadata are not what is measured.
+func consume(ctx context.Context, seeds []string, topic string, records int64) (float64, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	cl, err := kgo.NewClient(append(clientOpts(k.seeds), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
+	cl, err := kgo.NewClient(append(clientOpts(seeds), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
 	if err != nil {
 		return 0, err
 	}
 	defer cl.Close()
-	var begin time.Time
-	var n, size int64
-	for n < records {
+	left := records - int64(cl.PollFetches(ctx).NumRecords())
+	begin, size := time.Now(), int64(0)
+	for left > 0 {
 		fetches := cl.PollFetches(ctx)
 		if err := ctx.Err(); err != nil {
-			return 0, fmt.Errorf("%s: %d of %d records were read: %w", k.name, n, records, err)
+			return 0, fmt.Errorf("%d of %d records are left: %w", left, records, err)
 		}
-		if begin.IsZero() { // the first answer; connections and metadata are not what is measured
-			begin = time.Now()
-			records -= int64(fetches.NumRecords())
-			continue
-		}
-		fetches.EachRecord(func(r *kgo.Record) { n++; size += int64(len(r.Value)) })
+		fetches.EachRecord(func(r *kgo.Record) { left--; size += int64(len(r.Value)) })
+	}
+	if size == 0 {
+		return 0, fmt.Errorf("the first answer held all %d records", records)
 	}
 	return float64(size) / (1 << 20) / time.Since(begin).Seconds(), nil
 }

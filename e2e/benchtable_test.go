@@ -41,6 +41,7 @@ func (r *benchReport) tables() string {
 	}
 	fmt.Fprintf(&w, "| median row | | | | | %s | %s | %s |\n", figure(medianOf(ratios["a"]), "%.2f"), figure(medianOf(ratios["c"]), "%.2f"), figure(medianOf(ratios["d"]), "%.2f"))
 	r.costs(&w)
+	r.reads(&w)
 	for name, by := range r.Latency {
 		fmt.Fprintf(&w, "\n| latency, ms: %s | a | b | c | d |\n|---|---|---|---|---|\n", name)
 		for _, what := range []struct {
@@ -57,7 +58,7 @@ func (r *benchReport) tables() string {
 	return w.String()
 }
 
-// costs are of the main row, which is also read back.
+// costs are of the main row.
 func (r *benchReport) costs(w *strings.Builder) {
 	by := r.Samples[benchMain.Name]
 	if by == nil {
@@ -77,12 +78,19 @@ func (r *benchReport) costs(w *strings.Builder) {
 	} {
 		fmt.Fprintf(w, "| %s | %s |\n", what.name, figures(r.medians(by, what.of), what.format, "a", "b", "c", "d"))
 	}
+}
+
+// reads are of one backlog each.
+func (r *benchReport) reads(w *strings.Builder) {
+	if len(r.Consume) == 0 {
+		return
+	}
 	m := map[string]float64{}
 	for name, vs := range r.Consume {
 		m[name] = medianOf(vs)
 	}
-	fmt.Fprintf(w, "| consume, MiB/s of values | %s |\n", figures(m, "%.1f", "a", "b", "c", "d"))
-	fmt.Fprintf(w, "\nConsume b/a: %s.\n", figure(m["b"]/m["a"], "%.2f"))
+	w.WriteString("\n| consume, one partition, 1 KiB | a | b's broker | b through its proxy | c | d | proxy / broker |\n|---|---|---|---|---|---|---|\n")
+	fmt.Fprintf(w, "| MiB/s of values | %s | %s |\n", figures(m, "%.0f", "a", "b direct", "b", "c", "d"), figure(m["b"]/m["b direct"], "%.2f"))
 }
 
 func (r *benchReport) medians(by map[string][]sample, of func(sample) float64) map[string]float64 {
