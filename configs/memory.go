@@ -1,8 +1,7 @@
 package configs
 
 // RaftRPCsInFlight is how many AppendEntries a leader may have under way to
-// one follower. It belongs to the memory formula, so whoever opens the Raft
-// transport hands this number to NetworkTransportConfig.MaxRPCsInFlight.
+// one follower (transport, raftPipeline). It belongs to the memory formula.
 const RaftRPCsInFlight = 2
 
 // raftMaxAppendEntries is as far as fittingAppendEntries goes: beyond 64 the

@@ -35,7 +35,7 @@ func TestCloseJoinsEverything(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Dial(raft.ServerAddress(b.Addr().String()), time.Second); err != nil {
+	if _, err := l.dial(raft.ServerAddress(b.Addr().String()), time.Second); err != nil {
 		t.Fatal(err)
 	}
 
@@ -66,7 +66,7 @@ func TestCloseJoinsEverything(t *testing.T) {
 		t.Errorf("serve after Close: %v", err)
 	}
 	for _, g := range groups {
-		if !g.IsShutdown() {
+		if g.layer.ctx.Err() == nil {
 			t.Error("a raft transport is still open")
 		}
 	}

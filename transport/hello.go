@@ -18,7 +18,7 @@ import (
 // refusal for the version can be read by the side that is refused.
 const (
 	magic           = "\xf1LKS" // the first byte is neither ASCII (HTTP) nor a TLS record type
-	protocolVersion = 1
+	protocolVersion = 2         // 1 had Raft's messages in msgpack
 
 	maxHello  = 4096 // bytes of an encoded Hello
 	maxReason = 1024 // bytes of a refusal's reason

@@ -51,7 +51,7 @@ type testNode struct {
 }
 
 // newNode makes and binds a transport; serve it with serveAll.
-func newNode(t *testing.T, hello Hello, gate Gate, change ...func(*Config)) *testNode {
+func newNode(t testing.TB, hello Hello, gate Gate, change ...func(*Config)) *testNode {
 	t.Helper()
 	lines := &logLines{}
 	cfg := Config{
@@ -79,7 +79,7 @@ func introduceAll(nodes ...*testNode) {
 	}
 }
 
-func serveAll(t *testing.T, nodes ...*testNode) {
+func serveAll(t testing.TB, nodes ...*testNode) {
 	t.Helper()
 	introduceAll(nodes...)
 	for _, n := range nodes {
@@ -90,7 +90,7 @@ func serveAll(t *testing.T, nodes ...*testNode) {
 }
 
 // pair is two nodes that know each other, 1 and 2, not serving yet.
-func pair(t *testing.T, change ...func(*Config)) (a, b *testNode) {
+func pair(t testing.TB, change ...func(*Config)) (a, b *testNode) {
 	t.Helper()
 	a, b = newNode(t, helloOf(1), admitAll, change...), newNode(t, helloOf(2), admitAll, change...)
 	return a, b
@@ -121,14 +121,14 @@ func stacks() string {
 }
 
 // leaked lists the goroutines that run code of this package's types, tests and
-// their helpers excepted, or of raft's network transport.
+// their helpers excepted.
 func leaked() []string {
 	var found []string
 	for _, g := range strings.Split(stacks(), "\n\n") {
 		if strings.Contains(g, "testing.tRunner") || strings.Contains(g, "testing.Main") {
 			continue
 		}
-		if strings.Contains(g, "lockstep/transport.") || strings.Contains(g, "NetworkTransport") {
+		if strings.Contains(g, "lockstep/transport.") {
 			found = append(found, g)
 		}
 	}

@@ -55,38 +55,10 @@ func (t *Transport) RaftTransport(group uint32, logger hclog.Logger, timeout tim
 		cancel()
 		return nil, fmt.Errorf("raft group %d is open already", group)
 	}
-	l.raft = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		ServerAddressProvider: addressBook{t},
-		Logger:                logger,
-		Stream:                l,
-		MaxPool:               raftMaxPool,
-		Timeout:               timeout,
-	})
+	l.raft = newGroupTransport(l, logger)
 	t.layers[group] = l
-	return &GroupTransport{l.raft}, nil
-}
-
-// GroupTransport is hashicorp/raft's own network transport for one group, except
-// that votes are asked for again over a new connection when a pooled one proves
-// dead. A peer that restarted leaves up to three dead connections in the pool,
-// and each would otherwise cost its vote in one election.
-type GroupTransport struct{ *raft.NetworkTransport }
-
-var (
-	_ raft.Transport   = (*GroupTransport)(nil)
-	_ raft.WithPreVote = (*GroupTransport)(nil)
-	_ raft.WithClose   = (*GroupTransport)(nil)
-)
-
-// RequestVote implements raft.Transport. Asking twice is harmless: a voter
-// repeats the answer it gave to the same candidate in the same term.
-func (g *GroupTransport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
-	return overFreshConn(func() error { return g.NetworkTransport.RequestVote(id, target, args, resp) })
-}
-
-// RequestPreVote implements raft.WithPreVote; a pre-vote changes nothing.
-func (g *GroupTransport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
-	return overFreshConn(func() error { return g.NetworkTransport.RequestPreVote(id, target, args, resp) })
+	t.wg.Go(l.raft.acceptLoop)
+	return l.raft, nil
 }
 
 // overFreshConn repeats ask while it fails because the peer had closed the
@@ -102,22 +74,21 @@ func overFreshConn(ask func() error) error {
 	return err
 }
 
-// addressBook tells raft the current name of a server.
-type addressBook struct{ t *Transport }
-
-var _ raft.ServerAddressProvider = addressBook{}
-
-// ServerAddr implements raft.ServerAddressProvider.
-func (b addressBook) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
+// addressOf is the current name of a server, or the one that Raft's own
+// configuration has if there is none.
+func (t *Transport) addressOf(id raft.ServerID, known raft.ServerAddress) raft.ServerAddress {
 	node, err := strconv.ParseInt(string(id), 10, 32)
 	if err != nil {
-		return "", fmt.Errorf("raft server id %q is not a node id", id)
+		return known
 	}
-	addr, err := b.t.peerAddr(int32(node))
-	return raft.ServerAddress(addr), err
+	addr, err := t.peerAddr(int32(node))
+	if err != nil {
+		return known
+	}
+	return raft.ServerAddress(addr)
 }
 
-// streamLayer gives hashicorp/raft the streams of one group. No byte from
+// streamLayer has the streams of one group. No byte from
 // outside reaches raft before the handshake of its connection has passed.
 type streamLayer struct {
 	t        *Transport
@@ -126,13 +97,12 @@ type streamLayer struct {
 	ctx      context.Context // ends when the layer or the transport closes
 	cancel   context.CancelFunc
 	incoming chan net.Conn
-	raft     *raft.NetworkTransport // guarded by t.mu
+	raft     *GroupTransport // guarded by t.mu
 }
 
-var _ raft.StreamLayer = (*streamLayer)(nil)
-
-// Accept implements net.Listener; only raft's own goroutine calls it.
-func (l *streamLayer) Accept() (net.Conn, error) {
+// accept returns the next incoming stream, net.ErrClosed after the end; only
+// the group's accepting goroutine calls it.
+func (l *streamLayer) accept() (net.Conn, error) {
 	select {
 	case c := <-l.incoming:
 		return c, nil
@@ -141,8 +111,8 @@ func (l *streamLayer) Accept() (net.Conn, error) {
 	}
 }
 
-// Dial implements raft.StreamLayer.
-func (l *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+// dial opens a stream to the node at an address.
+func (l *streamLayer) dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	node, err := l.t.nodeAt(string(address))
 	if err != nil {
 		return nil, err
@@ -159,9 +129,8 @@ func (l *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 	return c, nil
 }
 
-// Close implements net.Listener: raft calls it when its transport closes. The
-// group's connections end with it.
-func (l *streamLayer) Close() error {
+// close ends the group's connections. It is idempotent.
+func (l *streamLayer) close() {
 	l.cancel()
 	l.t.mu.Lock()
 	if l.t.layers[l.group] == l {
@@ -169,36 +138,16 @@ func (l *streamLayer) Close() error {
 	}
 	l.t.mu.Unlock()
 	l.t.reg.closeWhere(func(c *conn) bool { return c.kind == kindRaft && c.group == l.group })
-	return nil
 }
 
-// shutdown closes raft's side, which closes the layer.
-func (l *streamLayer) shutdown() {
-	l.t.mu.Lock()
-	nt := l.raft
-	l.t.mu.Unlock()
-	if err := nt.Close(); err != nil {
-		l.t.log.Error("cannot close raft transport", "group", l.group, "error", err)
-	}
-}
-
-// Addr implements net.Listener: the name under which the others know us.
-func (l *streamLayer) Addr() net.Addr {
+// addr is the name under which the others know us.
+func (l *streamLayer) addr() string {
 	addr, err := l.t.peerAddr(l.t.cfg.Self.NodeID)
 	if err != nil {
-		addr = l.t.cfg.Listen
+		return l.t.cfg.Listen
 	}
-	return nameAddr(addr)
+	return addr
 }
-
-// nameAddr is a host:port that was not resolved.
-type nameAddr string
-
-// Network implements net.Addr.
-func (nameAddr) Network() string { return "tcp" }
-
-// String implements net.Addr.
-func (a nameAddr) String() string { return string(a) }
 
 // layer is the open layer of a group.
 func (t *Transport) layer(group uint32) (*streamLayer, error) {
@@ -252,7 +201,7 @@ func (c *raftConn) Write(b []byte) (int, error) {
 	return c.conn.Write(b)
 }
 
-// Close is called by raft's reading goroutine as the last thing it does.
+// Close is called by the reading goroutine as the last thing it does.
 func (c *raftConn) Close() error {
 	err := c.conn.Close()
 	c.release()

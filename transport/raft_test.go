@@ -168,7 +168,7 @@ func TestCutRaftMakesTheOthersElect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Dial(raft.ServerAddress(next.node.Addr().String()), time.Second); !errors.Is(err, ErrRaftCut) {
+	if _, err := l.dial(raft.ServerAddress(next.node.Addr().String()), time.Second); !errors.Is(err, ErrRaftCut) {
 		t.Errorf("dial after the cut: %v", err)
 	}
 }
@@ -293,16 +293,11 @@ func TestRaftTransportOpensOncePerGroup(t *testing.T) {
 func TestServerAddressFollowsSetPeer(t *testing.T) {
 	a, b := pair(t)
 	serveAll(t, a, b)
-	book := addressBook{a.Transport}
 	a.SetPeer(2, "moved.example:7400")
-	if addr, err := book.ServerAddr("2"); err != nil || addr != "moved.example:7400" {
-		t.Errorf("got %s, %v", addr, err)
-	}
-	if _, err := book.ServerAddr("9"); !errors.Is(err, ErrUnknownPeer) {
-		t.Errorf("unknown node: %v", err)
-	}
-	if _, err := book.ServerAddr("two"); err == nil {
-		t.Error("a server id that is no number passed")
+	for id, want := range map[raft.ServerID]raft.ServerAddress{"2": "moved.example:7400", "9": "known", "two": "known"} {
+		if addr := a.addressOf(id, "known"); addr != want {
+			t.Errorf("server %q is at %s, want %s", id, addr, want)
+		}
 	}
 	if _, err := a.nodeAt(b.Addr().String()); !errors.Is(err, ErrUnknownPeer) {
 		t.Errorf("the old address still names a node: %v", err)

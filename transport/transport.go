@@ -112,7 +112,7 @@ type Transport struct {
 	reg     *registry
 	quiet   *quiet
 	timing  timing
-	inbound sync.WaitGroup // Raft connections that hashicorp/raft reads and has not released
+	inbound sync.WaitGroup // Raft connections that are read
 	wg      sync.WaitGroup // every goroutine started by spawn
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -242,7 +242,7 @@ func (t *Transport) Close() error {
 	t.reg.closeAll()
 	t.cancel()
 	for _, l := range layers {
-		l.shutdown()
+		_ = l.raft.Close() // never fails
 	}
 	t.wg.Wait()
 	// Only the goroutines waited for above hand connections to raft, so no
