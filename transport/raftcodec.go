@@ -18,7 +18,8 @@ import (
 // The head of AppendEntries has the lengths of its entries' data, which follow
 // it as they are, so that nothing of them is copied into a message; the head of
 // InstallSnapshot has the size of the snapshot, which follows it. The streams'
-// handshake says the version of all this.
+// handshake says the version of all this. What the header's address stands for
+// (Leader, Candidate, Peers) is not sent.
 const (
 	raftAppendEntries   = 1
 	raftRequestVote     = 2
@@ -81,7 +82,6 @@ func (h *raftHead) request(args any) error {
 		h.begin(raftAppendEntries)
 		h.header(a.RPCHeader)
 		h.u64(a.Term)
-		h.bytes(a.Leader)
 		h.u64(a.PrevLogEntry)
 		h.u64(a.PrevLogTerm)
 		h.u64(a.LeaderCommitIndex)
@@ -101,7 +101,6 @@ func (h *raftHead) request(args any) error {
 		h.begin(raftRequestVote)
 		h.header(a.RPCHeader)
 		h.u64(a.Term)
-		h.bytes(a.Candidate)
 		h.u64(a.LastLogIndex)
 		h.u64(a.LastLogTerm)
 		h.bool(a.LeadershipTransfer)
@@ -116,10 +115,8 @@ func (h *raftHead) request(args any) error {
 		h.header(a.RPCHeader)
 		h.u8(byte(a.SnapshotVersion))
 		h.u64(a.Term)
-		h.bytes(a.Leader)
 		h.u64(a.LastLogIndex)
 		h.u64(a.LastLogTerm)
-		h.bytes(a.Peers)
 		h.bytes(a.Configuration)
 		h.u64(a.ConfigurationIndex)
 		h.u64(uint64(a.Size))
@@ -159,7 +156,6 @@ func (h *raftHead) answer(resp any, failed error) error {
 	case *raft.RequestVoteResponse:
 		h.header(a.RPCHeader)
 		h.u64(a.Term)
-		h.bytes(a.Peers)
 		h.bool(a.Granted)
 	case *raft.RequestPreVoteResponse:
 		h.header(a.RPCHeader)
@@ -291,13 +287,13 @@ func readRaftRequest(r *bufio.Reader) (any, error) {
 		}
 		return a, readRaftEntries(r, a.Entries, sizes)
 	case raftRequestVote:
-		req = &raft.RequestVoteRequest{RPCHeader: f.header(), Term: f.u64(), Candidate: f.bytes(),
+		req = &raft.RequestVoteRequest{RPCHeader: f.header(), Term: f.u64(),
 			LastLogIndex: f.u64(), LastLogTerm: f.u64(), LeadershipTransfer: f.bool()}
 	case raftRequestPreVote:
 		req = &raft.RequestPreVoteRequest{RPCHeader: f.header(), Term: f.u64(), LastLogIndex: f.u64(), LastLogTerm: f.u64()}
 	case raftInstallSnapshot:
-		a := &raft.InstallSnapshotRequest{RPCHeader: f.header(), SnapshotVersion: raft.SnapshotVersion(f.u8()), Term: f.u64(), Leader: f.bytes(),
-			LastLogIndex: f.u64(), LastLogTerm: f.u64(), Peers: f.bytes(), Configuration: f.bytes(), ConfigurationIndex: f.u64(), Size: int64(f.u64())}
+		a := &raft.InstallSnapshotRequest{RPCHeader: f.header(), SnapshotVersion: raft.SnapshotVersion(f.u8()), Term: f.u64(),
+			LastLogIndex: f.u64(), LastLogTerm: f.u64(), Configuration: f.bytes(), ConfigurationIndex: f.u64(), Size: int64(f.u64())}
 		if a.Size < 0 && f.err == nil {
 			f.err = fmt.Errorf("%w: a snapshot of %d bytes", errProtocol, a.Size)
 		}
@@ -315,7 +311,7 @@ func readRaftRequest(r *bufio.Reader) (any, error) {
 
 // appendEntries reads the head; the entries get their data later.
 func (f *raftFields) appendEntries() (*raft.AppendEntriesRequest, [][2]uint32) {
-	a := &raft.AppendEntriesRequest{RPCHeader: f.header(), Term: f.u64(), Leader: f.bytes(), PrevLogEntry: f.u64(),
+	a := &raft.AppendEntriesRequest{RPCHeader: f.header(), Term: f.u64(), PrevLogEntry: f.u64(),
 		PrevLogTerm: f.u64(), LeaderCommitIndex: f.u64()}
 	n := int(f.u32())
 	if f.err == nil && n != len(f.b)/raftEntryFixed {
@@ -377,7 +373,7 @@ func readRaftAnswer(r *bufio.Reader, resp any) error {
 	case *raft.AppendEntriesResponse:
 		*a = raft.AppendEntriesResponse{RPCHeader: f.header(), Term: f.u64(), LastLog: f.u64(), Success: f.bool(), NoRetryBackoff: f.bool()}
 	case *raft.RequestVoteResponse:
-		*a = raft.RequestVoteResponse{RPCHeader: f.header(), Term: f.u64(), Peers: f.bytes(), Granted: f.bool()}
+		*a = raft.RequestVoteResponse{RPCHeader: f.header(), Term: f.u64(), Granted: f.bool()}
 	case *raft.RequestPreVoteResponse:
 		*a = raft.RequestPreVoteResponse{RPCHeader: f.header(), Term: f.u64(), Granted: f.bool()}
 	case *raft.InstallSnapshotResponse:

@@ -20,16 +20,16 @@ func raftRequests() []any {
 	large := bytes.Repeat([]byte("0123456789abcdef"), 200_000) // more than is read at once
 	return []any{
 		&raft.AppendEntriesRequest{RPCHeader: h, Term: 7},
-		&raft.AppendEntriesRequest{RPCHeader: h, Term: 7, Leader: []byte("l"), PrevLogEntry: 8, PrevLogTerm: 9, LeaderCommitIndex: 1<<64 - 1, Entries: []*raft.Log{
+		&raft.AppendEntriesRequest{RPCHeader: h, Term: 7, PrevLogEntry: 8, PrevLogTerm: 9, LeaderCommitIndex: 1<<64 - 1, Entries: []*raft.Log{
 			{Index: 9, Term: 7, Type: raft.LogCommand, Data: []byte("data"), Extensions: []byte("ext"), AppendedAt: time.Unix(12, 34)},
 			{Index: 10, Term: 7, Type: raft.LogNoop},
 			{Index: 11, Term: 7, Type: raft.LogConfiguration, Data: large},
 			{Index: 12, Term: 7, Extensions: []byte{0}},
 		}},
-		&raft.RequestVoteRequest{RPCHeader: h, Term: 1, Candidate: []byte("c"), LastLogIndex: 2, LastLogTerm: 3, LeadershipTransfer: true},
+		&raft.RequestVoteRequest{RPCHeader: h, Term: 1, LastLogIndex: 2, LastLogTerm: 3, LeadershipTransfer: true},
 		&raft.RequestPreVoteRequest{RPCHeader: h, Term: 1, LastLogIndex: 2, LastLogTerm: 3},
-		&raft.InstallSnapshotRequest{RPCHeader: h, SnapshotVersion: 1, Term: 2, Leader: []byte("l"), LastLogIndex: 3, LastLogTerm: 4,
-			Peers: []byte("p"), Configuration: []byte("conf"), ConfigurationIndex: 5, Size: 1 << 40},
+		&raft.InstallSnapshotRequest{RPCHeader: h, SnapshotVersion: 1, Term: 2, LastLogIndex: 3, LastLogTerm: 4,
+			Configuration: []byte("conf"), ConfigurationIndex: 5, Size: 1 << 40},
 		&raft.TimeoutNowRequest{RPCHeader: h},
 		&raft.TimeoutNowRequest{},
 	}
@@ -40,7 +40,7 @@ func raftAnswers() []any {
 	return []any{
 		&raft.AppendEntriesResponse{RPCHeader: h, Term: 1, LastLog: 2, Success: true, NoRetryBackoff: true},
 		&raft.AppendEntriesResponse{RPCHeader: h},
-		&raft.RequestVoteResponse{RPCHeader: h, Term: 1, Peers: []byte("p"), Granted: true},
+		&raft.RequestVoteResponse{RPCHeader: h, Term: 1, Granted: true},
 		&raft.RequestPreVoteResponse{RPCHeader: h, Term: 1, Granted: true},
 		&raft.InstallSnapshotResponse{RPCHeader: h, Term: 1, Success: true},
 		&raft.TimeoutNowResponse{RPCHeader: h},
