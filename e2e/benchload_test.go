@@ -41,7 +41,7 @@ type sample struct {
 }
 
 const (
-	benchWarmUp = 3 * time.Second
+	benchWarmUp = 2 * time.Second
 	benchWindow = 16 << 20 // bytes of values that all producers together have in flight
 )
 

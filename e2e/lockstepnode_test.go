@@ -65,10 +65,11 @@ type (
 	}
 )
 
-// program is a lockstep binary of this run.
+// program is a binary of this run.
 type program struct {
 	variable string // of the environment: a binary to use instead of building one
 	tags     string
+	command  string // in place of lockstep
 	once     sync.Once
 	dir      string
 	path     string
@@ -80,6 +81,8 @@ var (
 	// sabotaged can be killed at named places, be made to make mistakes, and
 	// takes marked batches unchecked.
 	sabotaged = program{variable: "LOCKSTEP_TEST_BIN", tags: "failpoints,mutants,poison"}
+	// bareRaftProgram is a node of hashicorp/raft alone.
+	bareRaftProgram = program{variable: "BARERAFT_BIN", command: "bareraft"}
 )
 
 // lockstepBinary returns the binary under test; the first call builds it.
@@ -104,21 +107,25 @@ func (p *program) build() (err error) {
 	if p.dir, err = os.MkdirTemp("", "lockstep-bin-*"); err != nil {
 		return err
 	}
-	p.path = filepath.Join(p.dir, "lockstep")
+	command := p.command
+	if command == "" {
+		command = "lockstep"
+	}
+	p.path = filepath.Join(p.dir, command)
 	args := []string{"build", "-o", p.path, "-tags", p.tags}
 	if os.Getenv("E2E_RACE") == "1" {
 		args = append(args, "-race")
 	}
-	cmd := exec.Command("go", append(args, "./cmd/lockstep")...)
+	cmd := exec.Command("go", append(args, "./cmd/"+command)...)
 	cmd.Dir = ".."
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build lockstep: %w\n%s", err, out)
+		return fmt.Errorf("build %s: %w\n%s", command, err, out)
 	}
 	return nil
 }
 
 func removeBuilt() {
-	for _, p := range []*program{&built, &sabotaged} {
+	for _, p := range []*program{&built, &sabotaged, &bareRaftProgram} {
 		if p.dir != "" {
 			_ = os.RemoveAll(p.dir)
 		}

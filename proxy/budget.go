@@ -90,6 +90,7 @@ func (b *budget) inUse() int64 {
 type lease struct {
 	holders atomic.Int32
 	parts   []leasePart
+	buffer  []byte // used again after the release; set by a holder
 }
 
 type leasePart struct {
@@ -110,10 +111,21 @@ func (l *lease) retain() {
 	}
 }
 
+// recycle says that nobody looks at b, a buffer from takeBuffer, after the last
+// holder has let go.
+func (l *lease) recycle(b []byte) {
+	if l != nil {
+		l.buffer = b
+	}
+}
+
 // release lets one holder go.
 func (l *lease) release() {
 	if l == nil || l.holders.Add(-1) != 0 {
 		return
+	}
+	if l.buffer != nil {
+		putBuffer(l.buffer)
 	}
 	for _, p := range l.parts {
 		p.b.release(p.n)

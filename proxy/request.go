@@ -93,13 +93,15 @@ func (r *request) replyHolding(resp kmsg.Response, held *lease) {
 	r.slot.finish(frame[4:], held, nil)
 }
 
-// relay finishes the request with the broker's answer as it is.
+// relay finishes the request with the broker's answer as it is. The caller has
+// kept nothing of it: its buffer is used again once it is written.
 func (r *request) relay(resp []byte, held *lease) {
 	if err := kafkawire.SetCorrelationID(resp, r.h.CorrelationID); err != nil {
 		held.release()
 		r.slot.finish(nil, nil, fmt.Errorf("%w: %w", errUpstreamGarbage, err))
 		return
 	}
+	held.recycle(resp)
 	r.slot.finish(resp, held, nil)
 }
 

@@ -330,7 +330,7 @@ func (l *link) readAnswer() ([]byte, *lease, error) {
 		return nil, nil, err
 	}
 	held := newLease(leasePart{l.own, own}, leasePart{l.responses, all})
-	resp := make([]byte, n)
+	resp := takeBuffer(n)
 	if _, err := io.ReadFull(l.nc, resp); err != nil {
 		held.release()
 		return nil, nil, fmt.Errorf("%w: read: %w", errUpstreamLost, err)
