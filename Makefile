@@ -32,7 +32,7 @@ RUNS     ?= 20
 ROUNDS   ?=
 ROWS     ?=
 MATRIX   ?=
-LONG     := ^(TestChaos|TestMutants|TestKillAtEveryFailpoint|TestCompat|TestBench|TestBenchCeiling)$$
+LONG     := ^(TestChaos|TestMutants|TestKillAtEveryFailpoint|TestCompat|TestBench|TestBenchCeiling|TestScale)$$
 
 # compat: QUICK=1 runs the most important features; ONLY is a regular expression
 # on "client/feature".

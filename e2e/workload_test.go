@@ -46,9 +46,15 @@ func clientOpts(bootstrap []string) []kgo.Opt {
 // partitions assigned by hand from offset 0.
 func startWorkload(t *testing.T, bootstrap []string, topic string, partitions int32, tick time.Duration, producers ...string) *workload {
 	t.Helper()
+	return startWorkloadWith(t, nil, bootstrap, topic, partitions, tick, producers...)
+}
+
+// startWorkloadWith is startWorkload with options of its producers.
+func startWorkloadWith(t *testing.T, opts []kgo.Opt, bootstrap []string, topic string, partitions int32, tick time.Duration, producers ...string) *workload {
+	t.Helper()
 	w := &workload{t: t, h: newHistory(topic), stopCh: make(chan struct{})}
 	for _, name := range producers {
-		cl, err := kgo.NewClient(append(clientOpts(bootstrap),
+		cl, err := kgo.NewClient(append(append(clientOpts(bootstrap), opts...),
 			kgo.ClientID(name),
 			kgo.DefaultProduceTopic(topic),
 			kgo.RecordPartitioner(kgo.ManualPartitioner()),
