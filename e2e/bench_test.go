@@ -47,7 +47,8 @@ type benchReport struct {
 	Contestants           map[string]string
 	Rows                  []string                       // in order
 	Samples               map[string]map[string][]sample // by row and contestant
-	Consume               map[string][]float64           // MiB/s by contestant
+	Consume               map[string][]float64           // MiB/s by source
+	Tail                  map[string][]float64           // median age in ms of a record at a waiting consumer, by source
 	Latency               map[string]map[string][]sample // by rate and contestant
 }
 
@@ -67,7 +68,7 @@ func TestBench(t *testing.T) {
 	all := contestants(t)
 	rep := &benchReport{Commit: commitHere(), When: time.Now().UTC().Format("2006-01-02 15:04"), Machine: machine(kafka(t)),
 		Rounds: rounds, Seconds: span.Seconds(), Contestants: map[string]string{}, Samples: map[string]map[string][]sample{},
-		Consume: map[string][]float64{}, Latency: map[string]map[string][]sample{}}
+		Consume: map[string][]float64{}, Tail: map[string][]float64{}, Latency: map[string]map[string][]sample{}}
 	for _, k := range all {
 		rep.Contestants[k.name] = k.what
 	}
@@ -83,6 +84,7 @@ func TestBench(t *testing.T) {
 	b.latencies(rounds)
 	if want.MatchString("consume") {
 		b.reading(rounds)
+		b.tails(rounds)
 	}
 	t.Logf("\n%s", rep.tables())
 	rep.write(t)
@@ -180,53 +182,6 @@ func (b *bench) turn(round int) []*contestant {
 func (b *bench) count(row string, k *contestant, s sample) {
 	if s.Failed > 0 {
 		b.t.Errorf("%s, %s: %d records failed", row, k.name, s.Failed)
-	}
-}
-
-// benchBacklog is how much is read back.
-const benchBacklog = 512 << 20
-
-// reading reads the same backlog of one partition from one broker: a plain one,
-// one behind a proxy, and that one through the proxy.
-func (b *bench) reading(rounds int) {
-	row := benchRow{Partitions: 1, Record: 1024, Producers: 1, Codec: "none"}
-	ctx, cancel := context.WithTimeout(b.t.Context(), 10*time.Minute)
-	defer cancel()
-	type source struct {
-		name    string
-		seeds   []string
-		records int64
-	}
-	const topic = "bench-backlog"
-	var sources []source
-	for _, k := range b.all {
-		if err := k.topic(ctx, topic, row.Partitions); err != nil {
-			b.t.Fatal(err)
-		}
-		records, err := k.fill(ctx, row, topic, benchBacklog)
-		if err != nil {
-			b.t.Fatal(err)
-		}
-		sources = append(sources, source{k.name, k.seeds, records})
-		if k.cluster != nil {
-			leaders, err := partitionLeaders(ctx, k.cluster.node(1), topic, 1)
-			if err != nil {
-				b.t.Fatal(err)
-			}
-			leader := k.cluster.node(int(leaders[0]))
-			sources = append(sources, source{k.name + " direct", []string{leader.broker.addr()}, records})
-		}
-	}
-	for round := range rounds {
-		for i := range sources {
-			s := sources[(i+round)%len(sources)]
-			rate, err := consume(ctx, s.seeds, topic, s.records)
-			if err != nil {
-				b.t.Fatalf("read %s: %v", s.name, err)
-			}
-			b.t.Logf("round %d, read %s: %.0f MiB/s", round+1, s.name, rate)
-			b.rep.Consume[s.name] = append(b.rep.Consume[s.name], rate)
-		}
 	}
 }
 

@@ -255,28 +255,28 @@ func (k *contestant) tail(ctx context.Context, topic string, from time.Time, age
 	return nil
 }
 
-// consume reads a topic of so many records from its start, at those addresses,
-// and returns MiB of values per second. What the first answer holds does not
-// count: connections and metadata are not what is measured.
-func consume(ctx context.Context, seeds []string, topic string, records int64) (float64, error) {
+// consume reads a topic from its start and returns MiB of values per second. What
+// the first answer holds does not count: connections and metadata are not what
+// is measured.
+func consume(ctx context.Context, s benchSource, topic string) (float64, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	cl, err := kgo.NewClient(append(clientOpts(seeds), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
+	cl, err := kgo.NewClient(append(append(clientOpts(s.seeds), s.opts...), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
 	if err != nil {
 		return 0, err
 	}
 	defer cl.Close()
-	left := records - int64(cl.PollFetches(ctx).NumRecords())
+	left := s.records - int64(cl.PollFetches(ctx).NumRecords())
 	begin, size := time.Now(), int64(0)
 	for left > 0 {
 		fetches := cl.PollFetches(ctx)
 		if err := ctx.Err(); err != nil {
-			return 0, fmt.Errorf("%d of %d records are left: %w", left, records, err)
+			return 0, fmt.Errorf("%d of %d records are left: %w", left, s.records, err)
 		}
 		fetches.EachRecord(func(r *kgo.Record) { left--; size += int64(len(r.Value)) })
 	}
 	if size == 0 {
-		return 0, fmt.Errorf("the first answer held all %d records", records)
+		return 0, fmt.Errorf("the first answer held all %d records", s.records)
 	}
 	return float64(size) / (1 << 20) / time.Since(begin).Seconds(), nil
 }
