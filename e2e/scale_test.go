@@ -103,10 +103,11 @@ func scaleTopics(t *testing.T, n *node, from, to, partitions int) {
 func scaleFailover(t *testing.T, c *cluster) (failover, start time.Duration) {
 	t.Helper()
 	const victim = 3
-	groups, err := c.leaders(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	var groups map[int]int
+	waitFor(t, "one word about the leaders", time.Minute, func(ctx context.Context) (err error) {
+		groups, err = c.leaders(ctx)
+		return err
+	})
 	n := c.node(victim)
 	begin := time.Now()
 	if err := n.proc.kill9(); err != nil {

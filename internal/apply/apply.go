@@ -278,7 +278,8 @@ func (a *Applier) Close() error {
 // bump wakes whoever watches Changes.
 func (a *Applier) bump() { a.changes.Set(a.changeN.Add(1)) }
 
-// Changes grows whenever a partition becomes ready, or stops being so.
+// Changes grows whenever a partition becomes ready, or, after the fact, stops
+// being so: what was Ready after Changes was read, is until it grows.
 func (a *Applier) Changes() *watch.Index { return &a.changes }
 
 func (a *Applier) lane(tp fsm.TP) *lane {

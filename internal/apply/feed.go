@@ -170,6 +170,7 @@ func (l *lane) cutFrom(c cut) (waiters []waiter, why *CutError) {
 	}
 	if l.acked > offset && l.doom == "" {
 		l.doom = CauseDivergent.because("the broker holds the batch at offset %d, which was cut out of the log because no broker took it", offset)
+		l.f.a.bump()
 	}
 	l.dropQueue(offset)
 	l.high = min(l.high, offset)

@@ -57,6 +57,7 @@ type ScrubConfig struct {
 
 const (
 	scrubBytes = 1 << 20 // read at once
+	glanceRest = 50      // times as long as a glance takes, at least, until the next
 
 	// A proof holds for a moment where it takes no more than cheapRead to read
 	// again, else for proofHolds or two intervals: a topic may take hours, and
@@ -153,23 +154,26 @@ func (a *Applier) ScrubWith(cfg ScrubConfig) {
 
 // run scrubs until the context ends. A log is read through once per interval,
 // the one that waits longest first; in between all are glanced at, which finds
-// what was appended since and what nobody should have written.
+// what was appended since and what nobody should have written. Glancing at very
+// many logs takes long, so the rest in between is as many times longer.
 func (s *scrubber) run(ctx context.Context) {
 	if s.cfg.Interval <= 0 {
 		return
 	}
 	pace := min(max(s.cfg.Interval/20, 10*time.Millisecond), 10*time.Second)
-	var glanced time.Time
 	for ctx.Err() == nil {
-		if time.Since(glanced) >= pace {
-			s.glance(ctx)
-			glanced = time.Now()
-		}
-		if u := s.due(); u != nil {
+		begin := time.Now()
+		all := s.all()
+		s.glance(ctx, all)
+		next := time.Now().Add(max(pace-time.Since(begin), glanceRest*time.Since(begin)))
+		for queue := s.due(all); len(queue) > 0 && time.Now().Before(next); {
+			u := queue[0]
 			s.turn(ctx, u, scrubBytes)
-			continue
+			if !u.under(ctx) {
+				queue = queue[1:]
+			}
 		}
-		if !pause(ctx, pace) {
+		if !pause(ctx, time.Until(next)) {
 			return
 		}
 	}
@@ -232,12 +236,12 @@ func (s *scrubber) subject(l *lane) *subject {
 	return s.subjectLocked(l)
 }
 
-// due is the log that is being read, or else the one that waits longest; nil if
-// none is due. Only the background goroutine calls it.
-func (s *scrubber) due() *subject {
-	var best *subject
-	var oldest time.Time
-	for _, u := range s.all() {
+// due returns the logs that are to be read: those that are being read, or were
+// found wanting, then those that wait longest.
+func (s *scrubber) due(all []*subject) []*subject {
+	var out []*subject
+	began := make(map[*subject]time.Time, len(all))
+	for _, u := range all {
 		if _, _, ok := u.l.view(); !ok {
 			continue
 		}
@@ -246,26 +250,46 @@ func (s *scrubber) due() *subject {
 		default:
 			continue // Verified reads it
 		}
-		began, waits := u.begun, time.Now().After(u.pause)
-		under := u.read != nil && !u.whole || u.strike != nil // what was found is looked at again at once
+		at, waits, under := u.begun, time.Now().Before(u.pause), u.unfinished()
 		<-u.turn
 		switch {
-		case !waits:
+		case waits:
 		case under:
-			return u
-		case time.Since(began) >= s.cfg.Interval && (best == nil || began.Before(oldest)):
-			best, oldest = u, began
+			began[u] = time.Time{}
+			out = append(out, u)
+		case time.Since(at) >= s.cfg.Interval:
+			began[u] = at.Add(1) // after those that are being read
+			out = append(out, u)
 		}
 	}
-	return best
+	slices.SortStableFunc(out, func(a, b *subject) int { return began[a].Compare(began[b]) })
+	return out
+}
+
+// unfinished says that a log is being read, or that what was found is looked at
+// again at once. The caller owns u.
+func (u *subject) unfinished() bool { return u.read != nil && !u.whole || u.strike != nil }
+
+// under says, to the background goroutine, whether a log is to be read on at once.
+func (u *subject) under(ctx context.Context) bool {
+	if _, _, ok := u.l.view(); !ok || ctx.Err() != nil {
+		return false
+	}
+	select {
+	case u.turn <- struct{}{}:
+	default:
+		return false // Verified reads it
+	}
+	defer func() { <-u.turn }()
+	return !time.Now().Before(u.pause) && u.unfinished()
 }
 
 // glance looks at the ends of all logs, at what was appended to those that were
 // read through, and at whose the topics are.
-func (s *scrubber) glance(ctx context.Context) {
+func (s *scrubber) glance(ctx context.Context, all []*subject) {
 	looked := make(map[uint64]bool)
 	fresh, ready := 0, 0
-	for _, u := range s.all() {
+	for _, u := range all {
 		if ctx.Err() != nil {
 			return
 		}

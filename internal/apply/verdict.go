@@ -177,6 +177,7 @@ func (p *pipe) park(ref *refusal) {
 	l.release(l.bytes - it.size())
 	l.mu.Unlock()
 	if first {
+		l.f.a.bump()
 		l.f.a.log.Error("the broker refuses a committed batch for good: the partition is not served on this node until all brokers refused it and it is cut, or this one is rebuilt",
 			"topic", l.name, "partition", l.tp.Partition, "group", l.f.id, "offset", it.base, "code", ref.code, "message", ref.message)
 	}

@@ -24,6 +24,10 @@ const (
 	// lease is how long an announcement holds. Who has heard nothing of a
 	// leader for longer says that there is none rather than repeat old news.
 	lease = 1500 * time.Millisecond
+	// After a look at all partitions comes a rest that is restTimes as long, at
+	// most maxRest.
+	restTimes = 4
+	maxRest   = 200 * time.Millisecond
 )
 
 // BrokerReport is what a node says of its broker.
@@ -214,36 +218,40 @@ func (rep *GroupReport) tellTrouble(all []apply.PartitionStatus) {
 	}
 }
 
-// notReady lists the partitions of a group that this node leads and cannot
-// serve yet.
-func (c *Cluster) notReady(g *node.Group, l *node.Leadership) []fsm.TP {
-	var tps, out []fsm.TP
-	g.Read(func(s *fsm.Group) {
-		tps = make([]fsm.TP, 0, len(s.Partitions))
-		for tp := range s.Partitions {
-			tps = append(tps, tp)
-		}
-	})
-	for _, tp := range tps {
-		if !c.applier.Ready(tp, l.Required[tp]) {
-			out = append(out, tp)
-		}
-	}
-	return out
-}
-
 // announce tells the others, on change and regularly, until the context ends.
 func (c *Cluster) announce(ctx context.Context) {
 	t := time.NewTicker(announceEvery)
 	defer t.Stop()
 	for {
+		begin := time.Now()
 		c.publish()
+		if !rest(ctx, begin) {
+			return
+		}
 		select {
 		case <-c.changed:
 		case <-t.C:
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// rest waits restTimes as long as what began then took, so that looking at very
+// many partitions, all of which are changing, leaves most of the time to what
+// they wait for. A small cluster does not notice.
+func rest(ctx context.Context, begin time.Time) bool {
+	took := time.Since(begin)
+	if took < time.Millisecond {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(min(restTimes*took, maxRest))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

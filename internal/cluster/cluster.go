@@ -103,20 +103,22 @@ type Cluster struct {
 	boot      string        // names this process in its announcements
 	announced atomic.Uint64 // announcements made
 
-	stopping atomic.Bool
-	changed  chan struct{}          // something to announce; capacity 1
-	dirty    chan struct{}          // something to show; capacity 1
-	mail     map[int32]chan []byte  // by peer; fixed after New
-	view     watch.Value[*snapshot] // what clients are told, and how to route it
-	caught   catalogMark            // owned by build
-	ids      producerIDs
-	visible  visibility
-	rebuilds rebuilds
-	awake    awake
-	commits  committer
-	reads    *barrier
-	leads    map[uint32]*barrier // by group; fixed after Open
-	offices  offices
+	stopping  atomic.Bool
+	changed   chan struct{}          // something to announce; capacity 1
+	dirty     chan struct{}          // something to show; capacity 1
+	mail      map[int32]chan []byte  // by peer; fixed after New
+	view      watch.Value[*snapshot] // what clients are told, and how to route it
+	caught    catalogMark            // owned by build
+	shown     *shownTopics           // owned by build
+	readiness readiness
+	ids       producerIDs
+	visible   visibility
+	rebuilds  rebuilds
+	awake     awake
+	commits   committer
+	reads     *barrier
+	leads     map[uint32]*barrier // by group; fixed after Open
+	offices   offices
 }
 
 // New returns a Cluster that does nothing until Open. It registers its peer
@@ -125,7 +127,7 @@ func New(cfg Config, n *node.Node, a Applier) *Cluster {
 	c := &Cluster{cfg: cfg, log: cfg.Logger.Named("cluster"), node: n, applier: a,
 		boot: rand.Text(), roster: roster{news: make(map[int32]*Announcement)}, ids: newProducerIDs(), rebuilds: newRebuilds(),
 		visible: visibility{waiting: make(map[uint32]map[*appending]struct{})},
-		commits: committer{wake: make(chan struct{}, 1)}, reads: newBarrier(), leads: make(map[uint32]*barrier),
+		commits: committer{wake: make(chan struct{}, 1)}, readiness: readiness{known: make(map[uint32]*groupReadiness)}, reads: newBarrier(), leads: make(map[uint32]*barrier),
 		changed: make(chan struct{}, 1), dirty: make(chan struct{}, 1), mail: make(map[int32]chan []byte)}
 	c.awake.limit, c.awake.now = cmp.Or(cfg.Lease, defaultLease)/2, cfg.clock
 	if cfg.clock == nil {
@@ -272,7 +274,7 @@ func (c *Cluster) show(ctx context.Context) {
 	expiry := time.NewTimer(lease)
 	defer expiry.Stop()
 	for {
-		settled := c.awake.settled()
+		begin, settled := time.Now(), c.awake.settled()
 		s := c.build()
 		if !s.same(c.view.Get()) {
 			c.view.Set(s)
@@ -280,6 +282,9 @@ func (c *Cluster) show(ctx context.Context) {
 		c.awake.lift(settled)
 		if !s.expires.IsZero() {
 			expiry.Reset(time.Until(s.expires) + time.Millisecond)
+		}
+		if !rest(ctx, begin) {
+			return
 		}
 		select {
 		case <-c.dirty:

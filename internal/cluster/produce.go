@@ -192,7 +192,7 @@ func (v *visibility) take(group uint32) []*appending {
 
 // groupOf returns the group that holds a partition, nil if it is not known.
 func (c *Cluster) groupOf(topic uint64, partition int32) *node.Group {
-	groups := c.view.Get().routes[topic]
+	groups := c.view.Get().topics.routes[topic]
 	if partition < 0 || int(partition) >= len(groups) {
 		return nil
 	}

@@ -62,7 +62,7 @@ func (c *Cluster) untilConfigured(ctx context.Context, id, revision uint64) erro
 	return c.untilTopic(ctx, id, func(s *snapshot) (done bool) {
 		c.node.Catalog().Read(func(g *fsm.Group) {
 			t := g.Catalog.Topics[id]
-			done = t != nil && t.Configured >= revision && s.catalog >= g.Catalog.Version
+			done = t != nil && t.Configured >= revision && s.topics.from.version >= g.Catalog.Version
 		})
 		return done
 	})

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"maps"
 	"net"
 	"reflect"
@@ -18,10 +19,9 @@ import (
 // snapshot is a view with what this room needs beside it.
 type snapshot struct {
 	view    *proxy.View
-	routes  map[uint64][]uint32 // group by partition, by topic id
-	catalog uint64              // version of the catalog it was built from
-	leaders []int32             // by group: the leader that clients can trust, -1 if none
-	expires time.Time           // when the first announcement in it does
+	topics  *shownTopics
+	leaders []int32   // by group: the leader that clients can trust, -1 if none
+	expires time.Time // when the first announcement in it does
 
 	doubtOnce sync.Once // guards doubt
 	doubt     *proxy.View
@@ -29,7 +29,40 @@ type snapshot struct {
 
 // same says whether clients would see no difference.
 func (s *snapshot) same(old *snapshot) bool {
-	return old != nil && s.catalog == old.catalog && slices.Equal(s.leaders, old.leaders) && reflect.DeepEqual(s.view, old.view)
+	if old == nil || s.topics != old.topics || !slices.Equal(s.leaders, old.leaders) {
+		return false
+	}
+	a, b := *s.view, *old.view
+	a.Topics, b.Topics = nil, nil // the same, and many
+	return reflect.DeepEqual(a, b)
+}
+
+// shownTopics are the topics of a view. They are made anew only when something
+// that they show has changed, which with ten thousand partitions is much work.
+// Once made it is never changed.
+type shownTopics struct {
+	from   topicsFrom
+	topics map[string]*proxy.Topic
+	routes map[uint64][]uint32 // group by partition, by topic id
+}
+
+// topicsFrom is what the topics of a view are made of.
+type topicsFrom struct {
+	version  uint64              // of the catalog
+	catalog  []*fsm.CatalogTopic // as of then
+	leaders  []int32             // by group
+	replicas []int32
+	isr      []int32
+	notReady []fsm.TP // in order
+}
+
+func (f *topicsFrom) same(old *topicsFrom) bool {
+	return f.version == old.version && slices.Equal(f.leaders, old.leaders) && slices.Equal(f.replicas, old.replicas) &&
+		slices.Equal(f.isr, old.isr) && slices.Equal(f.notReady, old.notReady)
+}
+
+func compareTP(a, b fsm.TP) int {
+	return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
 }
 
 // View implements proxy.Cluster. After a suspension of this process it names
@@ -48,46 +81,43 @@ func (c *Cluster) Changed() (*proxy.View, <-chan struct{}) {
 	return s.view, changed
 }
 
-// build puts together what this node knows now.
+// build puts together what this node knows now. New calls it, and then the
+// goroutine of show alone.
 func (c *Cluster) build() *snapshot {
 	news, expires := c.roster.fresh()
-	s := &snapshot{expires: expires, routes: make(map[uint64][]uint32)}
-	v := &proxy.View{ClusterID: c.cfg.ClusterID, Self: c.cfg.Self, Controller: -1, Topics: make(map[string]*proxy.Topic)}
+	s := &snapshot{expires: expires}
+	v := &proxy.View{ClusterID: c.cfg.ClusterID, Self: c.cfg.Self, Controller: -1}
 	s.view = v
-	var topics []*fsm.CatalogTopic
+	from := topicsFrom{}
 	var nodes []*fsm.CatalogNode
 	c.node.Catalog().Read(func(g *fsm.Group) {
-		s.catalog = g.Catalog.Version
-		for _, t := range g.Catalog.Topics {
-			topics = append(topics, t)
+		from.version = g.Catalog.Version
+		if c.shown != nil && c.shown.from.version == from.version {
+			from.catalog = c.shown.from.catalog
+		} else {
+			from.catalog = slices.Collect(maps.Values(g.Catalog.Topics))
 		}
-		for _, n := range g.Catalog.Nodes {
-			nodes = append(nodes, n)
-		}
+		nodes = slices.Collect(maps.Values(g.Catalog.Nodes))
 		v.Coordinators = coordinators(g.Catalog.Coordinators)
 		v.CoordinatorEpochs = c.offices.held(g.Catalog.Coordinators, c.cfg.Self)
 	})
 	slices.SortFunc(nodes, func(a, b *fsm.CatalogNode) int { return int(a.ID) - int(b.ID) })
-	var replicas, isr []int32
 	for _, n := range nodes {
 		a := news[n.ID]
 		alive := a != nil && !a.Stopping || n.ID == c.cfg.Self
 		v.Nodes = append(v.Nodes, proxy.Node{ID: n.ID, Rack: n.Rack, Alive: alive, Listeners: endpoints(n.Listeners)})
-		replicas = append(replicas, n.ID)
+		from.replicas = append(from.replicas, n.ID)
 		if a != nil && a.Broker.Up {
-			isr = append(isr, n.ID)
+			from.isr = append(from.isr, n.ID)
 		}
 		if alive && v.Controller < 0 {
 			v.Controller = n.ID
 		}
 	}
-	notReady := make(map[fsm.TP]struct{})
 	for _, g := range c.node.Groups() {
 		leader, report := c.leaderOf(g, news)
 		s.leaders = append(s.leaders, leader)
-		for _, tp := range c.unready(g, leader, report) {
-			notReady[tp] = struct{}{}
-		}
+		from.notReady = append(from.notReady, c.unready(g, leader, report)...)
 		if g.ID == fsm.CatalogGroup {
 			v.CatalogReady = c.caught.reached(leader, report, g.Log().Applied().Get())
 		}
@@ -95,14 +125,30 @@ func (c *Cluster) build() *snapshot {
 	if l := s.leaders[fsm.CatalogGroup]; l >= 0 {
 		v.Controller = l
 	}
-	for _, t := range topics {
+	from.leaders = s.leaders
+	slices.SortFunc(from.notReady, compareTP)
+	if c.shown == nil || !from.same(&c.shown.from) {
+		c.shown = from.show()
+	}
+	s.topics, v.Topics = c.shown, c.shown.topics
+	return s
+}
+
+// show makes the topics that clients are told of.
+func (f *topicsFrom) show() *shownTopics {
+	out := &shownTopics{from: *f, topics: make(map[string]*proxy.Topic, len(f.catalog)), routes: make(map[uint64][]uint32, len(f.catalog))}
+	notReady := make(map[fsm.TP]struct{}, len(f.notReady))
+	for _, tp := range f.notReady {
+		notReady[tp] = struct{}{}
+	}
+	for _, t := range f.catalog {
 		if t.State == fsm.TopicDeleting || t.Opened == 0 {
 			continue
 		}
-		s.routes[t.ID] = t.Groups
-		v.Topics[t.Name] = s.showTopic(t, replicas, isr, notReady)
+		out.routes[t.ID] = t.Groups
+		out.topics[t.Name] = f.showTopic(t, notReady)
 	}
-	return s
+	return out
 }
 
 // unready lists the partitions of a group that its leader cannot serve: as it
@@ -139,12 +185,12 @@ func (m *catalogMark) reached(leader int32, said *GroupReport, applied uint64) b
 	return applied >= m.applied
 }
 
-func (s *snapshot) showTopic(t *fsm.CatalogTopic, replicas, isr []int32, notReady map[fsm.TP]struct{}) *proxy.Topic {
+func (f *topicsFrom) showTopic(t *fsm.CatalogTopic, notReady map[fsm.TP]struct{}) *proxy.Topic {
 	out := &proxy.Topic{ID: t.ID, Name: t.Name, Config: t.Config, Partitions: make([]proxy.Partition, t.Opened)}
 	for n := range out.Partitions {
-		p := proxy.Partition{Leader: -1, Replicas: replicas, ISR: isr}
-		if g := t.Groups[n]; int(g) < len(s.leaders) {
-			p.Leader = s.leaders[g]
+		p := proxy.Partition{Leader: -1, Replicas: f.replicas, ISR: f.isr}
+		if g := t.Groups[n]; int(g) < len(f.leaders) {
+			p.Leader = f.leaders[g]
 		}
 		if _, bad := notReady[fsm.TP{Topic: t.ID, Partition: int32(n)}]; bad {
 			p.Leader = -1
