@@ -134,39 +134,65 @@ func (b Batch) ChecksumOK() bool {
 	return b.CRC() == crc32.Checksum(b[offAttributes:], castagnoli)
 }
 
-// stampedHeader returns the part of b's header that the checksum covers, with
-// another producer's identity.
-func stampedHeader(b Batch, producerID int64, epoch int16, baseSequence int32) (h [BatchHeaderLen - offAttributes]byte) {
-	copy(h[:], b[offAttributes:BatchHeaderLen])
-	binary.BigEndian.PutUint64(h[offProducerID-offAttributes:], uint64(producerID))
-	binary.BigEndian.PutUint16(h[offProducerEpoch-offAttributes:], uint16(epoch))
-	binary.BigEndian.PutUint32(h[offBaseSequence-offAttributes:], uint32(baseSequence))
-	return h
+// identityLen is the length of a producer's identity in a header: id, epoch and
+// sequence, one after the other.
+const identityLen = offCount - offProducerID
+
+func identity(producerID int64, epoch int16, baseSequence int32) (id [identityLen]byte) {
+	binary.BigEndian.PutUint64(id[:], uint64(producerID))
+	binary.BigEndian.PutUint16(id[offProducerEpoch-offProducerID:], uint16(epoch))
+	binary.BigEndian.PutUint32(id[offBaseSequence-offProducerID:], uint32(baseSequence))
+	return id
 }
 
+// correctFrom is the size from which a checksum is corrected: below, reading the
+// whole batch costs no more.
+const correctFrom = 2 << 10
+
 // StampedCRC is the checksum that Stamp would store, without a copy of b.
+//
+// That of a larger batch is not computed from its bytes but corrected from the
+// stored one by what the identity changes. It is right only if the stored one
+// is: CheckProduce has made sure of that before the batch was proposed, and
+// entries are sealed with a checksum of their own from there on. Should the bytes
+// have changed all the same, the result does not match them, and the broker
+// refuses the batch; a checksum computed anew would have hidden that.
 func StampedCRC(b Batch, producerID int64, epoch int16, baseSequence int32) uint32 {
-	h := stampedHeader(b, producerID, epoch, baseSequence)
-	return crc32.Update(crc32.Checksum(h[:], castagnoli), castagnoli, b[BatchHeaderLen:])
+	id := identity(producerID, epoch, baseSequence)
+	if len(b) < correctFrom {
+		crc := crc32.Checksum(b[offAttributes:offProducerID], castagnoli)
+		crc = crc32.Update(crc, castagnoli, id[:])
+		return crc32.Update(crc, castagnoli, b[offCount:])
+	}
+	for i := range id {
+		id[i] ^= b[offProducerID+i]
+	}
+	return b.CRC() ^ crcShift(bareCRC(id[:]), len(b)-offCount)
 }
 
 // Stamp appends a copy of b to dst as the given producer would have sent it:
-// base offset 0, partition leader epoch -1 (as Java's producer), the
-// identity replaced and the checksum computed anew. b is not written to. A
-// transactional batch must keep its identity: never stamp one.
+// base offset 0, partition leader epoch -1 (as Java's producer), the identity
+// replaced and the checksum of StampedCRC, which presupposes that b's is right.
+// b is not written to. A transactional batch must keep its identity: never stamp
+// one.
 func Stamp(dst []byte, b Batch, producerID int64, epoch int16, baseSequence int32) []byte {
 	return StampWith(dst, b, producerID, epoch, baseSequence, StampedCRC(b, producerID, epoch, baseSequence))
 }
 
 // StampWith is Stamp for who knows the checksum, StampedCRC, already.
 func StampWith(dst []byte, b Batch, producerID int64, epoch int16, baseSequence int32, crc uint32) []byte {
-	h := stampedHeader(b, producerID, epoch, baseSequence)
-	start := len(dst)
-	dst = append(dst, b...)
-	out := dst[start:]
-	copy(out[offAttributes:], h[:])
-	binary.BigEndian.PutUint64(out[offBaseOffset:], 0)
-	binary.BigEndian.PutUint32(out[offLeaderEpoch:], ^uint32(0))
-	binary.BigEndian.PutUint32(out[offCRC:], crc)
-	return dst
+	head := StampHead(b, producerID, epoch, baseSequence, crc)
+	return append(append(dst, head[:]...), b[BatchHeaderLen:]...)
+}
+
+// StampHead is the header of what StampWith appends. What follows it is b's own
+// from BatchHeaderLen on, so who writes to a connection needs no copy of b.
+func StampHead(b Batch, producerID int64, epoch int16, baseSequence int32, crc uint32) (head [BatchHeaderLen]byte) {
+	copy(head[:], b)
+	id := identity(producerID, epoch, baseSequence)
+	copy(head[offProducerID:], id[:])
+	binary.BigEndian.PutUint64(head[offBaseOffset:], 0)
+	binary.BigEndian.PutUint32(head[offLeaderEpoch:], ^uint32(0))
+	binary.BigEndian.PutUint32(head[offCRC:], crc)
+	return head
 }
