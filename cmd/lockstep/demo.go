@@ -45,12 +45,15 @@ func demoCommand() *cobra.Command {
 			if err := cfg.check(); err != nil {
 				return err
 			}
-			return failed(runDemo(cfg, cmd.OutOrStdout()))
+			ctx, cancel := stopSignals()
+			defer cancel()
+			return failed(runDemo(ctx, cfg, cmd.OutOrStdout(), nil))
 		},
 	}
-	cmd.Flags().StringVar(&cfg.dir, "data-dir", "data/demo", "directory that holds everything; used again, it continues")
-	cmd.Flags().IntSliceVar(&cfg.kafkaPorts, "kafka-ports", []int{9092, 9093, 9094}, "ports of 127.0.0.1 for Kafka clients, one per node")
-	cmd.Flags().IntSliceVar(&cfg.adminPorts, "admin-ports", []int{7501, 7502, 7503}, "ports of 127.0.0.1 for status and metrics, one per node")
+	cmd.AddCommand(killLeaderCommand(&cfg))
+	cmd.PersistentFlags().StringVar(&cfg.dir, "data-dir", "data/demo", "directory that holds everything; used again, it continues")
+	cmd.PersistentFlags().IntSliceVar(&cfg.kafkaPorts, "kafka-ports", []int{9092, 9093, 9094}, "ports of 127.0.0.1 for Kafka clients, one per node")
+	cmd.PersistentFlags().IntSliceVar(&cfg.adminPorts, "admin-ports", []int{7501, 7502, 7503}, "ports of 127.0.0.1 for status and metrics, one per node")
 	return cmd
 }
 

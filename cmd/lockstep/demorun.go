@@ -37,6 +37,8 @@ type child interface {
 	PID() int
 	Done() <-chan struct{}
 	Err() error
+	// Kill ends the process at once, as kill -9 does, and returns when it is gone.
+	Kill()
 	Stop() error
 }
 
@@ -48,20 +50,32 @@ type member struct {
 	again string // the command that starts it once more
 }
 
-// demo is a running demo. It belongs to one goroutine.
+// demo is a running demo. It belongs to one goroutine, which also does what
+// comes in at its control port.
 type demo struct {
 	cfg     demoConfig
 	out     io.Writer
 	self    string // this program
 	nodes   []demoNode
-	brokers []member
-	proxies []member
+	brokers []member    // by node
+	proxies []member    // by node
 	files   []io.Closer // the brokers' logs
+	control *demoControl
+
+	ended    chan member   // members that ended
+	quit     chan struct{} // closed by stop
+	watchers sync.WaitGroup
 }
 
-// runDemo starts everything and stops it again when it is told to.
-func runDemo(cfg demoConfig, out io.Writer) (err error) {
-	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+// stopSignals ends with what asks the demo to stop, a closed terminal included.
+func stopSignals() (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+}
+
+// runDemo starts everything, calls ready where that is given, and stops
+// everything again when ctx ends or ready has returned.
+func runDemo(ctx context.Context, cfg demoConfig, out io.Writer, ready func(context.Context) error) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if err := os.MkdirAll(cfg.dir, 0o750); err != nil {
 		return fmt.Errorf("make --data-dir: %w", err)
@@ -73,7 +87,7 @@ func runDemo(cfg demoConfig, out io.Writer) (err error) {
 	if err := cfg.checkPorts(own); err != nil {
 		return err
 	}
-	d := &demo{cfg: cfg, out: out}
+	d := &demo{cfg: cfg, out: out, ended: make(chan member), quit: make(chan struct{})}
 	if d.self, err = os.Executable(); err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
@@ -86,16 +100,26 @@ func runDemo(cfg demoConfig, out io.Writer) (err error) {
 			d.say("stopped; the data stays in %s", cfg.dir)
 		}
 	}()
-	err = d.start(ctx)
-	if err == nil {
-		d.hints()
-		d.watch(ctx)
+	if err := d.start(ctx); err != nil {
+		if errors.Is(err, errStopped) || ctx.Err() != nil {
+			d.say("stopping")
+			return nil
+		}
+		return err
 	}
-	if errors.Is(err, errStopped) || ctx.Err() != nil {
+	if ready == nil {
+		d.hints()
+		d.serve(ctx)
 		d.say("stopping")
 		return nil
 	}
-	return err
+	result := make(chan error, 1)
+	go func() {
+		defer cancel() // which ends serve
+		result <- ready(ctx)
+	}()
+	d.serve(ctx)
+	return <-result
 }
 
 func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.out, format+"\n", args...) }
@@ -109,13 +133,18 @@ func (d *demo) start(ctx context.Context) error {
 			return fmt.Errorf("write the configuration of node %d: %w", i+1, err)
 		}
 	}
+	var err error
+	if d.control, err = openDemoControl(d.cfg.dir); err != nil {
+		return err
+	}
+	d.brokers, d.proxies = make([]member, len(d.nodes)), make([]member, len(d.nodes))
 	for i := range d.nodes {
-		if err := d.startBroker(ctx, &d.nodes[i]); err != nil {
+		if err := d.startBroker(ctx, i); err != nil {
 			return err
 		}
 	}
 	for i := range d.nodes {
-		if err := d.startProxy(&d.nodes[i]); err != nil {
+		if err := d.startProxy(i); err != nil {
 			return err
 		}
 	}
@@ -135,7 +164,8 @@ func (d *demo) start(ctx context.Context) error {
 	return nil
 }
 
-func (d *demo) startBroker(ctx context.Context, n *demoNode) error {
+func (d *demo) startBroker(ctx context.Context, i int) error {
+	n := &d.nodes[i]
 	out, err := os.OpenFile(n.brokerLog, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
 	if err != nil {
 		return fmt.Errorf("open log file: %w", err)
@@ -152,17 +182,20 @@ func (d *demo) startBroker(ctx context.Context, n *demoNode) error {
 		}
 		return fmt.Errorf("%s: %w\n%s", name, err, lastOf(n.brokerLog))
 	}
-	d.brokers = append(d.brokers, member{child: c, name: name, log: n.brokerLog, again: command(args...)})
+	d.brokers[i] = member{child: c, name: name, log: n.brokerLog, again: command(args...)}
+	d.look(d.brokers[i])
 	return nil
 }
 
-func (d *demo) startProxy(n *demoNode) error {
+func (d *demo) startProxy(i int) error {
+	n := &d.nodes[i]
 	p, err := startProcess([]string{d.self, "serve", "--config", n.config}, demoEnv(), n.log)
 	if err != nil {
 		return fmt.Errorf("node %d: %w", n.id, err)
 	}
-	d.proxies = append(d.proxies, member{child: p, name: fmt.Sprintf("node %d", n.id), log: n.log,
-		again: command("serve", "--config", n.config)})
+	d.proxies[i] = member{child: p, name: fmt.Sprintf("node %d", n.id), log: n.log,
+		again: command("serve", "--config", n.config)}
+	d.look(d.proxies[i])
 	return nil
 }
 
@@ -180,28 +213,19 @@ func demoEnv() []string {
 // command is how this program was called, with other arguments.
 func command(args ...string) string { return strings.Join(append([]string{os.Args[0]}, args...), " ") }
 
-func (d *demo) members() []member {
-	return append(append([]member{}, d.brokers...), d.proxies...)
-}
-
-// ends passes on which members end, until ctx does.
-func (d *demo) ends(ctx context.Context) <-chan member {
-	all := d.members()
-	out := make(chan member)
-	for _, m := range all {
-		go func() {
-			select {
-			case <-m.Done():
-			case <-ctx.Done():
-				return
-			}
-			select {
-			case out <- m:
-			case <-ctx.Done():
-			}
-		}()
-	}
-	return out
+// look passes on when a member ends.
+func (d *demo) look(m member) {
+	d.watchers.Go(func() {
+		select {
+		case <-m.Done():
+		case <-d.quit:
+			return
+		}
+		select {
+		case d.ended <- m:
+		case <-d.quit:
+		}
+	})
 }
 
 // awaitReady asks the nodes until all of them say that clients can be served
@@ -211,7 +235,6 @@ func (d *demo) awaitReady(ctx context.Context) error {
 	defer cancel()
 	client := admin.NewClient()
 	defer client.Close()
-	ended := d.ends(ctx)
 	tick := time.NewTicker(demoAskEvery)
 	defer tick.Stop()
 	for {
@@ -221,7 +244,7 @@ func (d *demo) awaitReady(ctx context.Context) error {
 		}
 		select {
 		case <-tick.C:
-		case m := <-ended:
+		case m := <-d.ended:
 			return fmt.Errorf("%w: %s ended: %s\n%s", errDemoNotReady, m.name, howEnded(m), lastOf(m.log))
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.Canceled) {
@@ -235,20 +258,27 @@ func (d *demo) awaitReady(ctx context.Context) error {
 
 func (d *demo) notReady(ctx context.Context, client *admin.Client) error {
 	for _, n := range d.nodes {
-		st, _, err := client.Status(ctx, n.admin)
-		if err != nil {
-			return err
-		}
-		if err := spreadAndHealthy(&st); err != nil {
+		if err := notServing(ctx, client, n.admin, n.kafka); err != nil {
 			return fmt.Errorf("node %d: %w", n.id, err)
 		}
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", n.kafka)
-		if err != nil {
-			return err
-		}
-		conn.Close()
 	}
 	return nil
+}
+
+// notServing says why a node of the demo cannot serve clients yet.
+func notServing(ctx context.Context, client *admin.Client, adminAddr, kafka string) error {
+	st, _, err := client.Status(ctx, adminAddr)
+	if err != nil {
+		return err
+	}
+	if err := spreadAndHealthy(&st); err != nil {
+		return err
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", kafka)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
 func spreadAndHealthy(st *cluster.Status) error {
@@ -265,14 +295,16 @@ func spreadAndHealthy(st *cluster.Status) error {
 	return nil
 }
 
-// watch reports members that end until ctx does. Nothing is started again:
-// whoever killed it wants to see what happens.
-func (d *demo) watch(ctx context.Context) {
-	ended := d.ends(ctx)
+// serve reports members that end, and does what comes in at the control port,
+// until ctx ends. Nothing is started again unless it is asked for: whoever
+// killed it wants to see what happens.
+func (d *demo) serve(ctx context.Context) {
 	for {
 		select {
-		case m := <-ended:
+		case m := <-d.ended:
 			d.say("%s (pid %d) ended: %s; start it again with: %s", m.name, m.PID(), howEnded(m), m.again)
+		case req := <-d.control.requests:
+			req.answer <- d.do(ctx, req)
 		case <-ctx.Done():
 			return
 		}
@@ -289,6 +321,11 @@ func howEnded(m member) string {
 // stop stops the proxies, then the brokers, and returns when all are gone. A
 // member that ended before was reported when it did.
 func (d *demo) stop() error {
+	if d.control != nil {
+		d.control.close()
+	}
+	close(d.quit)
+	d.watchers.Wait()
 	errs := stopAll(d.proxies)
 	errs = append(errs, stopAll(d.brokers)...)
 	for _, f := range d.files {
@@ -301,6 +338,9 @@ func stopAll(members []member) []error {
 	var wg sync.WaitGroup
 	errs := make([]error, len(members))
 	for i, m := range members {
+		if m.child == nil {
+			continue // it was not started
+		}
 		select {
 		case <-m.Done():
 			continue
@@ -348,9 +388,12 @@ in another terminal:
   kcat -b %[2]s -t numbers -C -e -o beginning
   %[3]s
   %[4]s
-then kill node %[7]d with its broker and do all of it again (verify --allow-missing):
+kill a leader with its broker under load, and have everything read back and counted:
+  %[8]s
+or kill node %[7]d yourself and do all of it again (verify --allow-missing):
   kill -9 %[5]d %[6]d
 Ctrl-C stops everything and keeps the data`,
 		first.kafka, last.kafka, command("status"+flags), command("verify"+flags),
-		d.proxies[victim].PID(), d.brokers[victim].PID(), d.nodes[victim].id)
+		d.proxies[victim].PID(), d.brokers[victim].PID(), d.nodes[victim].id,
+		command("demo", "kill-leader", "--data-dir", d.cfg.dir))
 }

@@ -65,6 +65,12 @@ func (p *process) Err() error {
 	}
 }
 
+// Kill ends the process at once and returns when it has ended.
+func (p *process) Kill() {
+	_ = p.cmd.Process.Kill() // it may have ended
+	<-p.done
+}
+
 // Stop asks the process to stop, kills it after a timeout, and returns when it
 // has ended. Idempotent.
 func (p *process) Stop() error {

@@ -148,6 +148,13 @@ func (c *Child) exitError() error {
 	return errors.New("exit status 0")
 }
 
+// Kill ends the process at once, as kill -9 does, and returns when it has
+// ended.
+func (c *Child) Kill() {
+	_ = c.cmd.Process.Kill() // it may have ended
+	<-c.done
+}
+
 // Stop asks the broker to close, kills it after StopTimeout, and returns when
 // the process has ended. It returns nil after a clean end. Idempotent.
 func (c *Child) Stop() error {

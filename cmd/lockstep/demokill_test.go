@@ -1,0 +1,160 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"lockstep/internal/drill"
+)
+
+// killLeaderArgs are kill-leader's for this demo.
+func (d *runningDemo) killLeaderArgs(more ...string) []string {
+	return append([]string{"demo", "kill-leader", "--data-dir", d.dir,
+		"--kafka-ports", commas(d.kafka), "--admin-ports", commas(d.admin)}, more...)
+}
+
+// TestKillLeader is what the first five minutes end with: on a demo that runs,
+// and on one of its own, which is interrupted in the middle.
+func TestKillLeader(t *testing.T) {
+	bin := buildLockstep(t)
+	ports := testPorts(t, 6)
+	dir := filepath.Join(t.TempDir(), "demo")
+	d := startDemo(t, bin, dir, ports[:3], ports[3:])
+	d.out.await(t, 60*time.Second, `(?m)^ready .*`)
+	nodes, brokers := d.pids()
+	if fi, err := os.Stat(filepath.Join(dir, controlFile)); err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("the control file: %v, %v", fi, err)
+	}
+
+	cmd := exec.CommandContext(t.Context(), bin, d.killLeaderArgs("-o", "json")...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	raw, err := cmd.Output()
+	t.Logf("kill-leader: %v\n%s%s", err, raw, &stderr)
+	var r drill.Result
+	if jsonErr := json.Unmarshal(raw, &r); err != nil || jsonErr != nil {
+		t.Fatalf("exit %v, %v", err, jsonErr)
+	}
+	if !r.OK() || r.Acknowledged < 500 || len(r.Brokers) != demoNodes || r.Pause <= 0 || r.NewLeader == r.Killed {
+		t.Errorf("%+v", r)
+	}
+	for _, b := range r.Brokers {
+		if b.Records < r.Acknowledged {
+			t.Errorf("%d acknowledged, and on the broker of node %d are %d", r.Acknowledged, b.Node, b.Records)
+		}
+	}
+	// Real processes died, and only those of one node.
+	for i := range demoNodes {
+		alive := int32(i+1) != r.Killed
+		for _, pid := range []int{nodes[i], brokers[i]} {
+			if err := syscall.Kill(pid, 0); (err == nil) != alive {
+				t.Errorf("process %d of node %d, when node %d was killed: %v", pid, i+1, r.Killed, err)
+			}
+		}
+	}
+	d.verifySays(true, 3)
+	d.stop()
+	gone(t, slices.Concat(nodes, brokers)...)
+	if _, err := os.Stat(filepath.Join(dir, controlFile)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the control file of a demo that was stopped: %v", err)
+	}
+	d.interruptedDrill()
+}
+
+// interruptedDrill has kill-leader start a demo of its own and presses Ctrl-C
+// while a node is dead.
+func (d *runningDemo) interruptedDrill() {
+	d.t.Helper()
+	cmd := exec.Command(d.bin, d.killLeaderArgs()...)
+	d.out = newOutput()
+	cmd.Stdout, cmd.Stderr = d.out, d.out
+	if err := cmd.Start(); err != nil {
+		d.t.Fatal(err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	d.out.await(d.t, 90*time.Second, `ended: signal: killed`)
+	nodes, brokers := d.pids()
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		d.t.Fatal(err)
+	}
+	select {
+	case <-exited:
+	case <-time.After(60 * time.Second):
+		_ = cmd.Process.Kill()
+		d.t.Fatalf("not ended 60 s after Ctrl-C\n%s", d.out)
+	}
+	if code := cmd.ProcessState.ExitCode(); code != exitFailed || !strings.Contains(d.out.String(), "not finished") {
+		d.t.Errorf("exit %d\n%s", code, d.out)
+	}
+	gone(d.t, slices.Concat(nodes, brokers)...)
+}
+
+// A control file that a killed demo left behind, and one of somebody else.
+func TestFindDemo(t *testing.T) {
+	dir := t.TempDir()
+	if _, _, err := findDemo(t.Context(), dir); !errors.Is(err, errNoDemo) {
+		t.Errorf("no file: %v", err)
+	}
+	c, err := openDemoControl(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, controlFile)
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		(<-c.requests).answer <- controlAnswer{Nodes: []demoMember{{ID: 7}}}
+	}()
+	if _, nodes, err := findDemo(t.Context(), dir); err != nil || len(nodes) != 1 || nodes[0].ID != 7 {
+		t.Errorf("a demo: %v, %v", nodes, err)
+	}
+	<-served
+	// Without its token nothing reaches the demo.
+	var at controlAddress
+	if err := json.Unmarshal(raw, &at); err != nil {
+		t.Fatal(err)
+	}
+	at.Token = "x"
+	other, _ := json.Marshal(at)
+	writeFile(t, file, other)
+	if _, _, err := findDemo(t.Context(), dir); !errors.Is(err, errNoDemo) {
+		t.Errorf("another token: %v", err)
+	}
+	c.close()
+	writeFile(t, file, raw)
+	if _, _, err := findDemo(t.Context(), dir); !errors.Is(err, errNoDemo) {
+		t.Errorf("a demo that was killed: %v", err)
+	}
+	writeFile(t, file, []byte("nonsense"))
+	if _, _, err := findDemo(t.Context(), dir); !errors.Is(err, errNoDemo) {
+		t.Errorf("nonsense: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	writeFile(t, file, raw)
+	if _, _, err := findDemo(ctx, dir); err == nil {
+		t.Error("it goes on after its end")
+	}
+}
+
+func writeFile(t *testing.T, name string, raw []byte) {
+	t.Helper()
+	if err := os.WriteFile(name, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
