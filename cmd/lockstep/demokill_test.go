@@ -81,8 +81,11 @@ func (d *runningDemo) interruptedDrill() {
 	if err := cmd.Start(); err != nil {
 		d.t.Fatal(err)
 	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
+	exited := make(chan struct{})
+	go func() {
+		defer close(exited)
+		_ = cmd.Wait() // the exit code says it
+	}()
 	d.out.await(d.t, 90*time.Second, `ended: signal: killed`)
 	nodes, brokers := d.pids()
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
