@@ -35,6 +35,7 @@ type clusterOpts struct {
 	via      func(*broker) string        // where a proxy looks for its broker
 	settings func(*node) []string        // key=value for --set
 	prepare  func(t *testing.T, b *node) // before anything is started
+	seed     func(c *cluster)            // once the brokers run, before any proxy does
 	embedded bool                        // brokers that are fakes, and start in a moment
 	groups   int                         // of Raft, in place of E2E_GROUPS
 	program  *program                    // in place of the binary under test
@@ -105,6 +106,9 @@ func newClusterWith(t *testing.T, o clusterOpts) *cluster {
 		}
 	}
 	c.startBrokers()
+	if o.seed != nil {
+		o.seed(c)
+	}
 	for _, n := range c.nodes {
 		n.upstream = o.via(n.broker)
 		if o.peerAddr != nil {

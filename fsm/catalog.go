@@ -47,6 +47,8 @@ type CatalogTopic struct {
 
 	Revision   uint64 `json:"revision,omitempty"`   // counts the changes of Config
 	Configured uint64 `json:"configured,omitempty"` // the revision that every group has
+
+	Adopted *Adopted `json:"adopted,omitempty"` // what brokers held before it came into the catalog
 }
 
 // CatalogNode is a member as the catalog has it.
@@ -82,6 +84,7 @@ type Catalog struct {
 	Consumers      map[string]*ConsumerGroup // groups that have committed something; modified in place
 	Rebuilds       map[uint64]int32          // node that may destroy its copy of a topic, by topic; replaced, never modified
 	Access         *Access                   // never nil; modified in place
+	reserved       map[uint64]string         // ids of topics that are about to be adopted, and their names
 }
 
 func newCatalog() *Catalog {
@@ -94,6 +97,7 @@ func newCatalog() *Catalog {
 		Consumers:    make(map[string]*ConsumerGroup),
 		Rebuilds:     make(map[uint64]int32),
 		Access:       newAccess(),
+		reserved:     make(map[uint64]string),
 	}
 }
 
@@ -181,6 +185,10 @@ func catalogArgs(k Kind) any {
 		return new(AlterTopicConfig)
 	case KindTopicConfigured:
 		return new(TopicConfigured)
+	case KindReserveTopic:
+		return new(ReserveTopic)
+	case KindAdoptTopic:
+		return new(AdoptTopic)
 	}
 	return nil
 }
@@ -232,6 +240,10 @@ func (c *Catalog) apply(index uint64, args any) Result {
 		r, changed = c.alterTopicConfig(a)
 	case *TopicConfigured:
 		r, changed = c.topicConfigured(a)
+	case *ReserveTopic:
+		r, changed = c.reserveTopic(a), false
+	case *AdoptTopic:
+		r = c.adoptTopic(a)
 	}
 	if changed && r.Verdict == Done {
 		c.Version = index
@@ -273,6 +285,7 @@ func (c *Catalog) createTopic(a *CreateTopic) Result {
 	t := &CatalogTopic{ID: c.nextTopic, Name: a.Name, State: TopicOpening, Config: a.Config}
 	t.Groups = spread(nil, t.ID, a.Partitions, a.Groups)
 	c.nextTopic++
+	c.unreserve(a.Name)
 	c.Topics[t.ID] = t
 	c.byName[t.Name] = t.ID
 	return Result{Topic: t.ID}

@@ -196,6 +196,7 @@ type Open struct {
 	Partitions []int32           `json:"partitions"`
 	Config     map[string]string `json:"config,omitempty"`
 	Revision   uint64            `json:"revision,omitempty"` // of Config
+	Adopted    *Adopted          `json:"adopted,omitempty"`  // with KindOpenAdopted
 }
 
 // Close ends all partitions of a topic in a group.

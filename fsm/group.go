@@ -43,12 +43,12 @@ type Result struct {
 	CRC        uint32          // Appended: CRC as stamped with the applier's identity
 	Below      uint64          // Appended: Partition.Hash over everything below BaseOffset
 
-	Open   *Open  // KindOpen; KindConfig: the topic's with its new settings, nil if they are no news
-	Opened []TP   // KindOpen: partitions that were not open before
+	Open   *Open  // KindOpen, KindOpenAdopted; KindConfig: the topic's with its new settings, nil if they are no news
+	Opened []TP   // KindOpen, KindOpenAdopted: partitions that were not open before
 	Close  *Close // KindClose
 	Closed []TP   // KindClose: partitions that were open before
 
-	Topic  uint64 // KindCreateTopic: the new topic's id
+	Topic  uint64 // KindCreateTopic, KindReserveTopic, KindAdoptTopic: the new topic's id
 	FirstN int64  // KindAllocateProducers: first id of the block
 
 	Revision uint64 // KindCreateACLs, KindDeleteACLs, KindAlterQuotas: Access.Revision afterwards
@@ -165,7 +165,7 @@ func (g *Group) decode(c Command) (any, error) {
 			return nil, fmt.Errorf("append to %s: batch of %d bytes: %w", tp, len(b), ErrCorruptEntry)
 		}
 		return appendArgs{tp, batch}, nil
-	case KindOpen:
+	case KindOpen, KindOpenAdopted:
 		v := new(Open)
 		return v, decodeControl(c.Body, v)
 	case KindClose:
@@ -250,6 +250,13 @@ func (g *Group) open(a *Open) Result {
 	if a.Level < g.Level {
 		return Result{Verdict: Rejected, Code: CodeStaleLevel, Message: "older than the catalog this group has seen", Open: a}
 	}
+	if a.Adopted != nil {
+		for i := range a.Adopted.Partitions {
+			if why := a.Adopted.Partitions[i].problem(); why != "" {
+				return rejected(codeInvalidRequest, "partition %d of topic %q: %s", i, a.Name, why)
+			}
+		}
+	}
 	g.Level = a.Level
 	for _, n := range a.Partitions {
 		tp := TP{Topic: a.Topic, Partition: n}
@@ -257,7 +264,7 @@ func (g *Group) open(a *Open) Result {
 			continue
 		}
 		if _, ok := g.Partitions[tp]; !ok {
-			g.Partitions[tp] = newPartition(tp, a.Name, g.Recovery)
+			g.Partitions[tp] = openPartition(a, tp, g.Recovery)
 			r.Opened = append(r.Opened, tp)
 		}
 	}

@@ -219,11 +219,12 @@ type catalogState struct {
 	CoordinatorGen int64             `json:"coordinator_gen"`
 	Turns          map[int]int64     `json:"turns,omitempty"`
 	Rebuilds       []TakeRebuild     `json:"rebuilds"`
+	Reserved       map[uint64]string `json:"reserved,omitempty"`
 }
 
 func (c *Catalog) state() *catalogState {
 	s := &catalogState{Version: c.Version, NextTopic: c.nextTopic, NextProducer: c.nextProducer,
-		Coordinators: c.Coordinators, CoordinatorGen: c.coordinatorGen, Turns: make(map[int]int64)}
+		Coordinators: c.Coordinators, CoordinatorGen: c.coordinatorGen, Turns: make(map[int]int64), Reserved: c.reserved}
 	for slot, turn := range c.turns {
 		if turn != 0 {
 			s.Turns[slot] = turn
@@ -264,6 +265,12 @@ func (s *catalogState) catalog(r *stateReader) *Catalog {
 	}
 	for _, l := range s.Rebuilds {
 		c.Rebuilds[l.Topic] = l.Node
+	}
+	for id, name := range s.Reserved {
+		if id >= c.nextTopic || c.Topics[id] != nil {
+			r.fail("topic id %d is reserved", id)
+		}
+		c.reserved[id] = name
 	}
 	// What does not stand where it belongs, or twice, comes out in another
 	// order, or once.

@@ -179,6 +179,15 @@ func Stamp(dst []byte, b Batch, producerID int64, epoch int16, baseSequence int3
 	return StampWith(dst, b, producerID, epoch, baseSequence, StampedCRC(b, producerID, epoch, baseSequence))
 }
 
+// StampInPlace writes another producer's identity and the checksum that goes
+// with it into b. Everything else, the base offset too, stays. A transactional
+// batch must keep its identity: never stamp one.
+func StampInPlace(b Batch, producerID int64, epoch int16, baseSequence int32) {
+	h := stampedHeader(b, producerID, epoch, baseSequence)
+	copy(b[offAttributes:], h[:])
+	binary.BigEndian.PutUint32(b[offCRC:], crc32.Checksum(b[offAttributes:], castagnoli))
+}
+
 // StampWith is Stamp for who knows the checksum, StampedCRC, already.
 func StampWith(dst []byte, b Batch, producerID int64, epoch int16, baseSequence int32, crc uint32) []byte {
 	head := StampHead(b, producerID, epoch, baseSequence, crc)

@@ -40,7 +40,7 @@ func main() {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(serveCommand(), demoCommand(), statusCommand(), verifyCommand(), rebuildCommand(), recoverCommand(), versionCommand(), embeddedBrokerCommand())
+	root.AddCommand(serveCommand(), demoCommand(), statusCommand(), verifyCommand(), rebuildCommand(), adoptCommand(), recoverCommand(), versionCommand(), embeddedBrokerCommand())
 	root.AddCommand(testCommands()...)
 	err := root.Execute()
 	var f *failure

@@ -103,9 +103,10 @@ func (s *Server) digest(w http.ResponseWriter, r *http.Request) {
 	}
 	var chain uint64
 	records := r.URL.Query().Get("records") == "true"
+	asCommitted := s.asCommitted(topic, int32(partition))
 	if start < end && r.URL.Query().Get("ends") != "true" {
 		err = s.broker.Batches(ctx, topic, int32(partition), start, end, func(raw []byte) error {
-			b, rest, err := kafkawire.ParseBatch(raw)
+			b, rest, err := kafkawire.ParseBatch(asCommitted(raw))
 			if err != nil {
 				return fmt.Errorf("unreadable batch: %w", err)
 			}

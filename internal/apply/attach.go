@@ -46,7 +46,7 @@ func (l *lane) look(ctx context.Context) (*attachment, error) {
 	case err != nil:
 		return nil, fmt.Errorf("read the last batch: %w", err)
 	}
-	if at.last, _, err = kafkawire.ParseBatch(raw); err != nil {
+	if at.last, _, err = kafkawire.ParseBatch(l.asCommitted(raw)); err != nil {
 		return nil, CauseCorrupt.distrust("the broker's last batch before offset %d is unreadable: %v", end, err)
 	}
 	if diff := foreign(l.tp.Topic, at.last); diff != "" {
@@ -137,10 +137,10 @@ func (p *pipe) source(at *attachment, acked int64) error {
 	if err != nil {
 		return err
 	}
-	from := base.Only(l.tp)
-	r := &resume{from: from, pos: nextOffset(from, l.tp)}
+	r := &resume{from: base.Only(l.tp), birth: l.birth}
+	r.pos = r.end(l.tp)
 	var floor item
-	if part := from.Partitions[l.tp]; part != nil {
+	if part := r.state(l.tp); part != nil {
 		floor = floorOf(part)
 	}
 	var need int64

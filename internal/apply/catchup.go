@@ -16,7 +16,7 @@ import (
 // and ends when the lane or the context does.
 func (f *feeder) catchUp(ctx context.Context, l *lane, r *resume, gen uint64) error {
 	for {
-		if r.pos < nextOffset(r.from, l.tp) {
+		if r.pos < r.end(l.tp) {
 			if err := f.copyUp(ctx, l, r, gen); err != nil {
 				return err
 			}
@@ -33,14 +33,14 @@ func (f *feeder) catchUp(ctx context.Context, l *lane, r *resume, gen uint64) er
 		if base.Index <= r.from.Index {
 			return fmt.Errorf("%w, and the base is of entry %d", err, base.Index)
 		}
-		r = &resume{from: base.Only(l.tp), pos: nextOffset(r.from, l.tp)}
+		r = &resume{from: base.Only(l.tp), birth: r.birth, pos: r.end(l.tp)}
 		l.mu.Lock()
-		if need := nextOffset(r.from, l.tp); l.gen == gen && r.pos < need {
+		if need := r.end(l.tp); l.gen == gen && r.pos < need {
 			l.need, l.high = need, max(l.high, need)
 		}
 		l.mu.Unlock()
 		f.lacks()
-		f.a.took(l, PathCopy, "log-end-offset", r.pos, "copied-up-to", nextOffset(r.from, l.tp))
+		f.a.took(l, PathCopy, "log-end-offset", r.pos, "copied-up-to", r.end(l.tp))
 	}
 }
 
@@ -114,7 +114,7 @@ func (f *feeder) rejoin(l *lane, next, gen uint64) (bool, error) {
 // is tried again, with a pause.
 func (f *feeder) copyUp(ctx context.Context, l *lane, r *resume, gen uint64) error {
 	backoff := minBackoff
-	want := r.from.Partitions[l.tp]
+	want := r.state(l.tp)
 	for r.pos < want.NextOffset {
 		if f.a.copier == nil {
 			l.setHitch("and there is no peer's broker to copy it from: copying is not set up")

@@ -111,7 +111,7 @@ func (r *copyRun) localRange(ctx context.Context, from, to int64) ([]byte, error
 			return nil, fmt.Errorf("read what the broker holds: %w", err)
 		}
 		if len(raw) > 0 {
-			return raw, nil
+			return r.l.asCommitted(raw), nil
 		}
 		_, end, eerr := r.c.cfg.Broker.LogEnd(ctx, r.l.name, r.l.tp.Partition)
 		switch {

@@ -70,7 +70,7 @@ func (c *copier) answer(ctx context.Context, req copyRequest) (copyAnswer, error
 	if _, still := l.good(); !still {
 		return copyAnswer{status: copyNotReady}, nil // what was read may be another topic's by now
 	}
-	return copyAnswer{status: copyOK, start: max(start, 0), end: max(good, start), batches: batches}, nil
+	return copyAnswer{status: copyOK, start: max(start, 0), end: max(good, start), batches: l.asCommitted(batches)}, nil
 }
 
 // good is the offset up to which the broker's log was compared, if the lane is

@@ -27,18 +27,38 @@ type feed struct {
 // the state's log end, if there is anything, then with the entry after the
 // state's.
 type resume struct {
-	from *fsm.Group
-	pos  int64
-	last kafkawire.Batch // ends at pos on the broker and was not compared; nil: nothing to compare
+	from  *fsm.Group
+	birth *fsm.Partition // the partition's state where from is from before it was opened; nil: it begins empty
+	pos   int64
+	last  kafkawire.Batch // ends at pos on the broker and was not compared; nil: nothing to compare
+}
+
+// state is what must have been copied before the log after from is of use; nil
+// if the partition begins empty. It is not to be changed.
+func (r *resume) state(tp fsm.TP) *fsm.Partition {
+	if p := r.from.Partitions[tp]; p != nil {
+		return p
+	}
+	return r.birth
+}
+
+// end is where that ends.
+func (r *resume) end(tp fsm.TP) int64 {
+	if p := r.state(tp); p != nil {
+		return p.NextOffset
+	}
+	return 0
 }
 
 // oldest is the first entry that is not on the broker: what must be copied may
 // be of any up to the base.
 func (r *resume) oldest() uint64 {
+	copies := r.birth != nil && r.pos < r.birth.NextOffset
 	for _, p := range r.from.Partitions { // one
-		if r.pos < p.NextOffset {
-			return max(r.from.Index, 1)
-		}
+		copies = copies || r.pos < p.NextOffset
+	}
+	if copies {
+		return max(r.from.Index, 1)
 	}
 	return r.from.Index + 1
 }

@@ -193,7 +193,7 @@ func (f *feeder) deal(index uint64, entryBytes int, r *fsm.Result) {
 		if l.push(newItem(index, r), entryBytes) {
 			f.over[l] = struct{}{}
 		}
-	case r.Kind == fsm.KindOpen && r.Verdict == fsm.Done:
+	case (r.Kind == fsm.KindOpen || r.Kind == fsm.KindOpenAdopted) && r.Verdict == fsm.Done:
 		f.a.topics.declare(r.Open)
 		for _, tp := range r.Opened {
 			f.addLane(newLane(f, tp, r.Open, index, nil))

@@ -206,6 +206,8 @@ func (l *lane) restoreStart(ctx context.Context, start, end int64) (int64, error
 	c.mu.Unlock()
 	if base, err := l.f.base(); err == nil && base.Partitions[l.tp] != nil {
 		least = max(least, base.Partitions[l.tp].LogStart)
+	} else if l.birth != nil {
+		least = max(least, l.birth.LogStart)
 	}
 	least = min(max(least, start), end)
 	if !l.compacted { // there, fillers stand anywhere

@@ -50,6 +50,9 @@ type lane struct {
 	compacted bool // the broker may take records out of old batches
 	based     bool // was open before this process read the log
 
+	adopted int64          // others wrote what the broker holds below it
+	birth   *fsm.Partition // where an adopted partition began, for a base that does not have it; nil: empty. Never modified
+
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	wake   chan struct{} // something was pushed; capacity 1
@@ -88,7 +91,7 @@ type service struct {
 }
 
 // newLane makes a lane for a partition that was opened at an index, or that
-// part, of the base at that index, says was opened before.
+// part, of the base at that index, says was opened before. f.mu is held.
 func newLane(f *feeder, tp fsm.TP, o *fsm.Open, index uint64, part *fsm.Partition) *lane {
 	l := &lane{f: f, tp: tp, name: o.Name, compacted: strings.Contains(o.Config["cleanup.policy"], "compact"),
 		wake: make(chan struct{}, 1), room: make(chan struct{}, 1), stir: make(chan struct{}, 1)}
@@ -97,8 +100,15 @@ func newLane(f *feeder, tp fsm.TP, o *fsm.Open, index uint64, part *fsm.Partitio
 	if c := f.a.cuts; c != nil {
 		l.cuts = c.of(tp)
 	}
+	l.adopted = o.AdoptedEnd(tp.Partition)
 	if part != nil {
-		l.based, l.floor, l.start.want = true, floorOf(part), part.LogStart
+		l.based = true
+	} else if o.Adopted != nil {
+		part = o.Birth(tp, f.tail.Recovery)
+		l.birth = part
+	}
+	if part != nil {
+		l.floor, l.start.want = floorOf(part), part.LogStart
 	}
 	if k := f.a.keeper; k != nil {
 		l.doom, _ = k.quarantined(tp)

@@ -148,6 +148,7 @@ func (s *scrubber) readOn(ctx context.Context, u *subject, want *committed, star
 		if err := s.bucket.take(ctx, int64(len(raw))); err != nil {
 			return nil, err
 		}
+		raw = l.asCommitted(raw)
 		budget -= int64(len(raw))
 		r.size += int64(len(raw))
 		s.count(len(raw))
@@ -189,7 +190,7 @@ func (s *scrubber) tooLong(ctx context.Context, u *subject, end int64) (*finding
 	case err != nil:
 		return nil, fmt.Errorf("read what lies above the committed log: %w", err)
 	default:
-		if b, _, err := kafkawire.ParseBatch(raw); err == nil {
+		if b, _, err := kafkawire.ParseBatch(l.asCommitted(raw)); err == nil {
 			if diff := foreign(l.tp.Topic, b); diff != "" {
 				return found(CauseForeign, b.BaseOffset(), "the batch there %s", diff), nil
 			}

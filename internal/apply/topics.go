@@ -260,10 +260,16 @@ func (t *topics) takeOver(ctx context.Context, id uint64, want *fsm.Open) error 
 	if err != nil {
 		return fmt.Errorf("look the topic up: %w", err)
 	}
+	if settled, err := t.takeAdopted(ctx, id, want, info); settled || err != nil {
+		return err
+	}
 	for n := range info.Partitions {
 		_, end, err := t.broker.LogEnd(ctx, want.Name, n)
 		if err != nil {
 			return fmt.Errorf("read the log end offset: %w", err)
+		}
+		if end > 0 && want.Adopted != nil {
+			return CauseForeign.distrust(keptAside, want.Name, want.Name)
 		}
 		if end > 0 {
 			return CauseForeign.distrust("the broker already has a topic %q that lockstep did not create, and it holds records: move it away or delete it on that broker, then restart this node", want.Name)

@@ -163,6 +163,15 @@ func sameSettings(own, clientConfig map[string]string) bool {
 	return true
 }
 
+// OwnTopicConfig returns the settings that were given to a topic itself.
+func (a *Admin) OwnTopicConfig(ctx context.Context, name string) (map[string]string, error) {
+	own, err := a.ownConfig(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("read settings of topic %s: %w", name, err)
+	}
+	return own, nil
+}
+
 // ownConfig returns the settings that were given to a topic itself.
 func (a *Admin) ownConfig(ctx context.Context, name string) (map[string]string, error) {
 	own := make(map[string]string)

@@ -69,6 +69,10 @@ type Config struct {
 	// half of it, what it leads is confirmed before it is served (default 400ms).
 	Lease time.Duration
 
+	// Foreign reads what the local broker holds that is not Lockstep's; nil:
+	// nothing can be adopted.
+	Foreign ForeignTopics
+
 	// GroupBroker is the local broker's consumer groups; nil: it has none.
 	GroupBroker GroupBroker
 	// OffsetsRetention is how long a group's offsets are kept after its last
@@ -144,6 +148,7 @@ func New(cfg Config, n *node.Node, a Applier) *Cluster {
 	n.Handle(methodStands, c.heardStands)
 	n.Handle(methodVerified, c.heardVerified)
 	n.Handle(methodReadIndex, c.heardReadIndex)
+	c.handleAdoption()
 	return c
 }
 

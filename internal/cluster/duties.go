@@ -149,8 +149,12 @@ func (c *Cluster) openTopic(ctx context.Context, version uint64, t *fsm.CatalogT
 		byGroup[t.Groups[n]] = append(byGroup[t.Groups[n]], int32(n))
 	}
 	err := c.inGroups(ctx, slices.Collect(maps.Keys(byGroup)), func(group uint32) (fsm.Kind, any) {
-		return fsm.KindOpen, fsm.Open{Level: version, Topic: t.ID, Name: t.Name, Total: int32(len(t.Groups)),
-			Partitions: byGroup[group], Config: t.Config, Revision: t.Revision}
+		kind := fsm.KindOpen
+		if t.Adopted != nil {
+			kind = fsm.KindOpenAdopted
+		}
+		return kind, fsm.Open{Level: version, Topic: t.ID, Name: t.Name, Total: int32(len(t.Groups)),
+			Partitions: byGroup[group], Config: t.Config, Revision: t.Revision, Adopted: t.Adopted}
 	})
 	if err != nil {
 		return err

@@ -72,6 +72,9 @@ func (s *snapshot) shown(id uint64, name string) *proxy.Topic {
 
 // CreateTopic implements proxy.Cluster.
 func (c *Cluster) CreateTopic(ctx context.Context, spec proxy.TopicSpec) error {
+	if err := c.guardName(ctx, spec.Name); err != nil {
+		return err
+	}
 	r, err := c.submit(ctx, fsm.CatalogGroup, fsm.KindCreateTopic, fsm.CreateTopic{
 		Name: spec.Name, Partitions: spec.Partitions, Groups: c.cfg.Groups, Config: spec.Config})
 	if err != nil {
