@@ -180,12 +180,13 @@ func Stamp(dst []byte, b Batch, producerID int64, epoch int16, baseSequence int3
 }
 
 // StampInPlace writes another producer's identity and the checksum that goes
-// with it into b. Everything else, the base offset too, stays. A transactional
-// batch must keep its identity: never stamp one.
+// with it into b, whose own must be right (StampedCRC). Everything else, the base
+// offset too, stays. A transactional batch must keep its identity: never stamp
+// one.
 func StampInPlace(b Batch, producerID int64, epoch int16, baseSequence int32) {
-	h := stampedHeader(b, producerID, epoch, baseSequence)
-	copy(b[offAttributes:], h[:])
-	binary.BigEndian.PutUint32(b[offCRC:], crc32.Checksum(b[offAttributes:], castagnoli))
+	crc, id := StampedCRC(b, producerID, epoch, baseSequence), identity(producerID, epoch, baseSequence)
+	copy(b[offProducerID:], id[:])
+	binary.BigEndian.PutUint32(b[offCRC:], crc)
 }
 
 // StampWith is Stamp for who knows the checksum, StampedCRC, already.
