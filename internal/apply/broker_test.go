@@ -288,7 +288,7 @@ func (b *local) rawAppend(t *testing.T, topic string, partition int32, batch []b
 		t.Fatal(err)
 	}
 	ch := make(chan broker.Result, 1)
-	s.Append(broker.Append{Topic: topic, Partition: partition, Batch: batch}, func(r broker.Result) { ch <- r })
+	s.Append(broker.Append{Topic: topic, Partition: partition, Head: [kafkawire.BatchHeaderLen]byte(batch), Body: batch[kafkawire.BatchHeaderLen:]}, func(r broker.Result) { ch <- r })
 	return <-ch
 }
 

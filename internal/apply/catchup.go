@@ -77,7 +77,7 @@ func (f *feeder) readOn(ctx context.Context, l *lane, from *fsm.Group, gen uint6
 				continue
 			}
 			it := newItem(index, &r)
-			it.own(l.tp.Topic, len(data))
+			it.own(len(data))
 			if err := l.pushAgain(ctx, it, gen); err != nil {
 				return err
 			}

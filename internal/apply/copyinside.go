@@ -39,7 +39,7 @@ func (p *pipe) goOnInside(at *attachment) error {
 
 // rest is the item from an offset inside it on.
 func (it *item) rest(topic uint64, offset int64) (item, error) {
-	b, _, err := kafkawire.ParseBatch(it.stamped(topic))
+	b, _, err := kafkawire.ParseBatch(it.stampedCopy(topic))
 	if err != nil {
 		return item{}, fmt.Errorf("read the batch at offset %d: %w", it.base, err)
 	}

@@ -274,7 +274,7 @@ func (w *copyWorld) commit(count int32, size int) {
 		w.t.Fatalf("not appended: %+v", r)
 	}
 	it := newItem(w.index, &r)
-	if err := w.full.append(it.stamped(copyTP.Topic)); err != nil {
+	if err := w.full.append(it.stampedCopy(copyTP.Topic)); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -308,7 +308,7 @@ func (w *copyWorld) fill(ctx context.Context) error {
 		if it.base != w.local.end {
 			w.t.Fatalf("pushed offset %d, the log ends at %d", it.base, w.local.end)
 		}
-		if err := w.local.append(it.stamped(copyTP.Topic)); err != nil {
+		if err := w.local.append(it.stampedCopy(copyTP.Topic)); err != nil {
 			w.t.Fatal(err)
 		}
 		if b := w.local.last(); it.crc != b.CRC() || it.seq != b.BaseSequence() || it.epoch != b.ProducerEpoch() || it.count != b.Count() {

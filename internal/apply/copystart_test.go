@@ -124,7 +124,7 @@ func TestCopyOfACompactedLogHoldsWhatSurvived(t *testing.T) {
 				if left--; left < 0 && tries < 6 {
 					return errStopHere
 				}
-				return w.local.append(it.stamped(copyTP.Topic))
+				return w.local.append(it.stampedCopy(copyTP.Topic))
 			})
 			if err == nil {
 				break
@@ -172,7 +172,7 @@ func TestCopyOfACompactedLogEndsWhereItShould(t *testing.T) {
 	}
 	w.peers.logs[2] = second
 	w.local.empty()
-	err := w.c.fill(copyContext(t), w.l, 0, nil, want, func(it item) error { return w.local.append(it.stamped(copyTP.Topic)) })
+	err := w.c.fill(copyContext(t), w.l, 0, nil, want, func(it item) error { return w.local.append(it.stampedCopy(copyTP.Topic)) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestCopyGoesOnBehindABatchWithoutItsPlace(t *testing.T) {
 	w.local.become(w.full, w.full.batches[9].BaseOffset())
 	last := slices.Clone([]byte(w.local.last()))
 	clear(last[:8])
-	err := w.c.fill(copyContext(t), w.l, w.local.end, last, w.want(), func(it item) error { return w.local.append(it.stamped(copyTP.Topic)) })
+	err := w.c.fill(copyContext(t), w.l, w.local.end, last, w.want(), func(it item) error { return w.local.append(it.stampedCopy(copyTP.Topic)) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ func (p *twin) Call(_ context.Context, _ int32, _ uint8, payload []byte) ([]byte
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
 	for _, it := range p.w.want[req.tp] {
-		if err := log.append(it.stamped(req.tp.Topic)); err != nil {
+		if err := log.append(it.stampedCopy(req.tp.Topic)); err != nil {
 			return nil, err
 		}
 	}
@@ -191,7 +191,7 @@ func TestCompactedCopyThatEndsInsideABatch(t *testing.T) {
 		w.stop()
 		it := newItem(0, &w.commit(1, w.appendCmd(tpA, 9, 20))[0])
 		w.commit(1, w.appendCmd(tpA, 2, 30))
-		stored, _, err := kafkawire.ParseBatch(it.stamped(1))
+		stored, _, err := kafkawire.ParseBatch(it.stampedCopy(1))
 		if err != nil {
 			t.Fatal(err)
 		}

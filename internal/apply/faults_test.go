@@ -289,7 +289,7 @@ func TestItemComparesAll(t *testing.T) {
 	it.crc = kafkawire.StampedCRC(batch, fsm.ApplierProducerID(5), 0, 77)
 	it.batch = batch
 	stored := func(base byte, edit func(b []byte)) kafkawire.Batch {
-		b := it.stamped(5)
+		b := it.stampedCopy(5)
 		b[7] = base
 		if edit != nil {
 			edit(b)
@@ -324,10 +324,10 @@ func TestItemComparesAll(t *testing.T) {
 func TestItemsDoNotPinTheirEntry(t *testing.T) {
 	entry := make([]byte, 1000)
 	small, large := item{batch: entry[:100]}, item{batch: entry[:900]}
-	small.own(5, len(entry))
-	large.own(5, len(entry))
+	small.own(len(entry))
+	large.own(len(entry))
 	entry[99], entry[0] = 1, 1
-	if small.batch != nil || len(small.sent) != 100 || small.sent[99] != 0 {
+	if len(small.batch) != 100 || small.batch[99] != 0 {
 		t.Error("a small batch still aliases its entry")
 	}
 	if large.batch[0] != 1 {

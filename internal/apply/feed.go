@@ -80,7 +80,7 @@ func (l *lane) push(it item, entryBytes int) (over bool) {
 	if l.cutOut(&it) {
 		return false
 	}
-	it.own(l.tp.Topic, entryBytes)
+	it.own(entryBytes)
 	l.enqueue(it)
 	return l.bytes > l.f.a.cfg.LaneBytes
 }

@@ -3,6 +3,7 @@ package apply
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"time"
 
 	"lockstep/fsm"
@@ -19,8 +20,7 @@ type item struct {
 	crc   uint32          // as stamped
 	maxMs int64           // the batch's max timestamp
 	below uint64          // hash of the partition's log up to it
-	batch kafkawire.Batch // as committed; shared with Raft, never modified
-	sent  kafkawire.Batch // instead of batch: stamped, in memory of its own
+	batch kafkawire.Batch // as committed; may be shared with Raft, never modified
 	raw   kafkawire.Batch // instead of batch: as it stands on a peer's broker, stamped
 }
 
@@ -36,18 +36,17 @@ func newItem(index uint64, r *fsm.Result) item {
 }
 
 // own makes the item keep its batch alone alive: the bytes of an entry that
-// holds many partitions' batches must not hang on the slowest of them. The copy
-// is the one that will be sent.
-func (it *item) own(topic uint64, entryBytes int) {
-	if it.batch != nil && 2*len(it.batch) < entryBytes {
-		it.sent, it.batch = it.stamped(topic), nil
+// holds many partitions' batches must not hang on the slowest of them.
+func (it *item) own(entryBytes int) {
+	if 2*len(it.batch) < entryBytes {
+		it.batch = bytes.Clone(it.batch)
 	}
 }
 
 // trace is the item without its bytes: enough to compare.
 func (it *item) trace() *item {
 	t := *it
-	t.batch, t.sent, t.raw = nil, nil, nil
+	t.batch, t.raw = nil, nil
 	return &t
 }
 
@@ -58,23 +57,27 @@ func (it *item) fences(now time.Time) bool {
 }
 
 func (it *item) end() int64  { return it.base + int64(it.count) }
-func (it *item) size() int64 { return int64(len(it.batch) + len(it.sent) + len(it.raw)) }
+func (it *item) size() int64 { return int64(len(it.batch) + len(it.raw)) }
 
-// stamped returns the bytes that every node's broker is given for the item, not
-// to be changed.
+// stamped returns the batch that every node's broker is given for the item: its
+// header, and what follows, which lies where the item has it.
 // What a peer's broker gave is taken out of a batch that was read from there: a
 // producer sends base offset 0 and no leader epoch.
-func (it *item) stamped(topic uint64) []byte {
+func (it *item) stamped(topic uint64) (head [kafkawire.BatchHeaderLen]byte, body []byte) {
 	if it.raw != nil {
-		b := bytes.Clone(it.raw)
-		clear(b[:8])
-		copy(b[12:16], "\xff\xff\xff\xff")
-		return b
+		copy(head[:], it.raw)
+		clear(head[:8])
+		copy(head[12:16], "\xff\xff\xff\xff")
+		return head, it.raw[kafkawire.BatchHeaderLen:]
 	}
-	if it.sent != nil {
-		return it.sent
-	}
-	return kafkawire.StampWith(make([]byte, 0, len(it.batch)), it.batch, fsm.ApplierProducerID(topic), it.epoch, it.seq, it.crc)
+	head = kafkawire.StampHead(it.batch, fsm.ApplierProducerID(topic), it.epoch, it.seq, it.crc)
+	return head, it.batch[kafkawire.BatchHeaderLen:]
+}
+
+// stampedCopy is the same in one piece of its own.
+func (it *item) stampedCopy(topic uint64) []byte {
+	head, body := it.stamped(topic)
+	return slices.Concat(head[:], body)
 }
 
 // compare says how a batch read from the broker differs from the item; empty

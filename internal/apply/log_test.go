@@ -44,7 +44,7 @@ func TestBrokerLosesItsLog(t *testing.T) {
 				w.broker.stop()
 				c.lose(w, restore)
 				w.local.setFate(func(a broker.Append) fate {
-					missing := int64(kafkawire.Batch(a.Batch).BaseSequence()) < full[a.Partition]
+					missing := int64(kafkawire.Batch(a.Head[:]).BaseSequence()) < full[a.Partition]
 					if !restarted && missing && w.applier.Ready(fsm.TP{Topic: 1, Partition: a.Partition}, 0) {
 						t.Errorf("partition %d lacks what it once had, and is ready", a.Partition)
 					}
@@ -183,7 +183,7 @@ func TestSameLengthOtherBytes(t *testing.T) {
 	w.settled()
 	w.stop() // its lane is now this test's
 	it := w.want[tpA][2]
-	stored := kafkawire.Batch(it.stamped(tpA.Topic))
+	stored := kafkawire.Batch(it.stampedCopy(tpA.Topic))
 	stored[7] = byte(it.base)
 	p := &pipe{l: w.applier.feeders[1].lanes[tpA], last: it.trace()}
 	at := &attachment{end: it.end(), last: stored}

@@ -326,7 +326,8 @@ func (p *pipe) send(at *attachment) {
 		}
 		it := &p.pending[p.sent]
 		p.sent++
-		at.sess.Append(broker.Append{Topic: l.name, Partition: l.tp.Partition, Batch: it.stamped(l.tp.Topic)},
+		head, body := it.stamped(l.tp.Topic)
+		at.sess.Append(broker.Append{Topic: l.name, Partition: l.tp.Partition, Head: head, Body: body},
 			func(r broker.Result) { at.results <- r })
 	}
 }

@@ -98,7 +98,7 @@ func TestRebuild(t *testing.T) {
 	old := w.uuid("a")
 	full := map[int32]int64{0: w.end(tpA), 1: w.end(tpB), 2: w.end(tpC)}
 	w.local.setFate(func(a broker.Append) fate {
-		missing := int64(kafkawire.Batch(a.Batch).BaseSequence()) < full[a.Partition]
+		missing := int64(kafkawire.Batch(a.Head[:]).BaseSequence()) < full[a.Partition]
 		if missing && w.applier.Ready(fsm.TP{Topic: 1, Partition: a.Partition}, 0) {
 			t.Errorf("partition %d is being copied, and ready", a.Partition)
 		}

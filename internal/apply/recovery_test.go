@@ -51,7 +51,7 @@ func (p *peerBroker) fill(ctx context.Context, l *lane, from int64, last kafkawi
 				return context.Cause(ctx)
 			}
 		}
-		raw := kafkawire.Batch(it.stamped(l.tp.Topic))
+		raw := kafkawire.Batch(it.stampedCopy(l.tp.Topic))
 		raw[7], raw[6] = byte(it.base), byte(it.base>>8) // as a broker gives it, below 65536
 		copied := *it.trace()
 		copied.raw = raw

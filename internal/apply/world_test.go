@@ -386,7 +386,7 @@ func (w *world) compare(tp fsm.TP) {
 	var hash uint64
 	for i, b := range got {
 		it := w.want[tp][i]
-		want := it.stamped(tp.Topic)
+		want := it.stampedCopy(tp.Topic)
 		if b.BaseOffset() != it.base || b.CRC() != it.crc || !bytes.Equal(b[8:12], want[8:12]) || !bytes.Equal(b[16:], want[16:]) {
 			w.t.Fatalf("%s: batch %d at offset %d is not what was committed at %d", tp, i, b.BaseOffset(), it.base)
 		}

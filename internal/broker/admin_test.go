@@ -46,7 +46,7 @@ func checkTopics(t *testing.T, addr string) {
 	}
 	s := mustSession(t, newAppender(t, Config{BootstrapServer: addr}))
 	c := newCollector()
-	s.Append(Append{name, 4, makeBatch(0, 1, 10)}, c.done(0))
+	s.Append(appendOf(name, 4, makeBatch(0, 1, 10)), c.done(0))
 	if got := c.next(t); got.Err != nil || got.Code != 0 {
 		t.Fatalf("append right after extending: %+v", got)
 	}
@@ -65,7 +65,7 @@ func checkTopics(t *testing.T, addr string) {
 	if err != nil || again.UUID == first.UUID {
 		t.Fatalf("created again: %+v, %v, had %x", again, err, first.UUID)
 	}
-	s.Append(Append{name, 1, makeBatch(0, 1, 10)}, c.done(0))
+	s.Append(appendOf(name, 1, makeBatch(0, 1, 10)), c.done(0))
 	if got := c.next(t); got.Err != nil || got.Code != 0 || got.BaseOffset != 0 {
 		t.Fatalf("append right after creating: %+v", got)
 	}

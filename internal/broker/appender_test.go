@@ -23,7 +23,7 @@ func TestAppendPipelinesInOrder(t *testing.T) {
 	c := newCollector()
 	for i := range batches {
 		// The sequence makes the broker refuse any other order.
-		s.Append(Append{testTopic, 1, makeBatch(int32(i*count), count, 20)}, c.done(i))
+		s.Append(appendOf(testTopic, 1, makeBatch(int32(i*count), count, 20)), c.done(i))
 	}
 	for i := range batches {
 		got := c.next(t)
@@ -44,7 +44,7 @@ func TestAppendKeepsUpToFiveRequestsInFlight(t *testing.T) {
 	r.hold()
 	c := newCollector()
 	for i := range 8 {
-		s.Append(Append{testTopic, 0, makeBatch(int32(i), 1, 10)}, c.done(i))
+		s.Append(appendOf(testTopic, 0, makeBatch(int32(i), 1, 10)), c.done(i))
 	}
 	for range 5 {
 		r.nextProduce(t)
@@ -73,14 +73,14 @@ func TestAppendCombinesPartitions(t *testing.T) {
 	}))
 	r.hold()
 	c := newCollector()
-	s.Append(Append{testTopic, 0, makeBatch(0, 1, 10)}, c.done(0))
+	s.Append(appendOf(testTopic, 0, makeBatch(0, 1, 10)), c.done(0))
 	r.nextProduce(t)
 
-	s.Append(Append{testTopic, 0, makeBatch(1, 1, 10)}, c.done(1))
-	s.Append(Append{testTopic, 0, makeBatch(2, 1, 10)}, c.done(2))
-	s.Append(Append{testTopic, 1, makeBatch(0, 1, 10)}, c.done(3))
-	s.Append(Append{testTopic, 2, makeBatch(0, 1, 5000)}, c.done(4))
-	s.Append(Append{testTopic, 3, makeBatch(0, 1, 10)}, c.done(5))
+	s.Append(appendOf(testTopic, 0, makeBatch(1, 1, 10)), c.done(1))
+	s.Append(appendOf(testTopic, 0, makeBatch(2, 1, 10)), c.done(2))
+	s.Append(appendOf(testTopic, 1, makeBatch(0, 1, 10)), c.done(3))
+	s.Append(appendOf(testTopic, 2, makeBatch(0, 1, 5000)), c.done(4))
+	s.Append(appendOf(testTopic, 3, makeBatch(0, 1, 10)), c.done(5))
 	r.release()
 
 	want := []map[int32]bool{{0: true, 1: true}, {2: true}, {3: true, 0: true}}
@@ -134,7 +134,7 @@ func TestAppendConnectionLost(t *testing.T) {
 	r.hold()
 	c := newCollector()
 	for i := range 6 {
-		s.Append(Append{testTopic, 0, makeBatch(int32(i), 1, 10)}, c.done(i))
+		s.Append(appendOf(testTopic, 0, makeBatch(int32(i), 1, 10)), c.done(i))
 	}
 	r.nextProduce(t)
 	r.nextProduce(t)
@@ -160,7 +160,7 @@ func TestAppendConnectionLost(t *testing.T) {
 		t.Fatal("lost session without a cause")
 	}
 	for i := range 3 {
-		s.Append(Append{testTopic, 0, nil}, c.done(100+i))
+		s.Append(appendOf(testTopic, 0, nil), c.done(100+i))
 	}
 	for i := range 3 {
 		if got := c.next(t); got.tag != 100+i || !errors.Is(got.Err, ErrNotSent) {
@@ -182,9 +182,9 @@ func TestAppendFromCallback(t *testing.T) {
 	s := mustSession(t, newAppender(t, Config{BootstrapServer: r.addr()}))
 	r.hold()
 	c := newCollector()
-	s.Append(Append{testTopic, 0, makeBatch(0, 1, 10)}, func(res Result) {
+	s.Append(appendOf(testTopic, 0, makeBatch(0, 1, 10)), func(res Result) {
 		c.done(1)(res)
-		s.Append(Append{testTopic, 0, makeBatch(1, 1, 10)}, c.done(2))
+		s.Append(appendOf(testTopic, 0, makeBatch(1, 1, 10)), c.done(2))
 	})
 	r.nextProduce(t)
 	r.cut()
@@ -316,7 +316,7 @@ func TestAppenderClose(t *testing.T) {
 	s := mustSession(t, a)
 	r.hold()
 	c := newCollector()
-	s.Append(Append{testTopic, 0, makeBatch(0, 1, 10)}, c.done(0))
+	s.Append(appendOf(testTopic, 0, makeBatch(0, 1, 10)), c.done(0))
 	r.nextProduce(t)
 	for range 2 {
 		if err := a.Close(); err != nil {
@@ -356,7 +356,7 @@ func idleSession(t *testing.T) *Session {
 func TestAppendLostBeforeWriting(t *testing.T) {
 	s := idleSession(t)
 	c := newCollector()
-	s.Append(Append{testTopic, 0, makeBatch(0, 1, 10)}, c.done(0))
+	s.Append(appendOf(testTopic, 0, makeBatch(0, 1, 10)), c.done(0))
 	r := s.take(false)
 	s.fail(net.ErrClosed)
 	s.drain()
@@ -374,9 +374,9 @@ func TestAppendDuringLoss(t *testing.T) {
 	for range 200 {
 		s := idleSession(t)
 		c := newCollector()
-		s.Append(Append{testTopic, 0, nil}, c.done(0))
+		s.Append(appendOf(testTopic, 0, nil), c.done(0))
 		s.fail(net.ErrClosed)
-		s.Append(Append{testTopic, 0, nil}, c.done(1))
+		s.Append(appendOf(testTopic, 0, nil), c.done(1))
 		s.drain()
 		for i := range 2 {
 			if got := c.next(t); got.tag != i || !errors.Is(got.Err, ErrNotSent) {
@@ -396,7 +396,7 @@ func TestDropEndsAHungSession(t *testing.T) {
 	s := mustSession(t, a)
 	hung.hold()
 	c := newCollector()
-	s.Append(Append{testTopic, 0, makeBatch(0, 1, 10)}, c.done(0))
+	s.Append(appendOf(testTopic, 0, makeBatch(0, 1, 10)), c.done(0))
 	hung.nextProduce(t)
 	a.Drop(errors.New("it does not answer"))
 	if got := c.next(t); !errors.Is(got.Err, ErrConnLost) {

@@ -108,6 +108,15 @@ func makeBatch(seq, count int32, valueBytes int) []byte {
 	return raw
 }
 
+// appendOf is the Append of a whole batch; nil will do where it is not sent.
+func appendOf(topic string, partition int32, batch []byte) Append {
+	a := Append{Topic: topic, Partition: partition}
+	if n := copy(a.Head[:], batch); n < len(batch) {
+		a.Body = batch[n:]
+	}
+	return a
+}
+
 // seal recomputes the CRC of a batch.
 func seal(raw []byte) {
 	binary.BigEndian.PutUint32(raw[17:], crc32.Checksum(raw[21:], castagnoli))
@@ -149,7 +158,7 @@ func (c *collector) next(t *testing.T) tagged {
 func mustAppend(t *testing.T, s *Session, partition int32, batch []byte) Result {
 	t.Helper()
 	c := newCollector()
-	s.Append(Append{testTopic, partition, batch}, c.done(0))
+	s.Append(appendOf(testTopic, partition, batch), c.done(0))
 	return c.next(t).Result
 }
 

@@ -101,7 +101,7 @@ func TestKafkaSequenceFence(t *testing.T) {
 	try := func(batch []byte) Result {
 		t.Helper()
 		c := newCollector()
-		s.Append(Append{topic, 0, batch}, c.done(0))
+		s.Append(appendOf(topic, 0, batch), c.done(0))
 		got := c.next(t)
 		if got.Err != nil {
 			t.Fatal(got.Err)
@@ -137,7 +137,7 @@ func TestKafkaSequenceFence(t *testing.T) {
 	// A sequence that wraps at 2^31, on the other partition.
 	wrap := func(seq int32) Result {
 		c := newCollector()
-		s.Append(Append{topic, 1, makeBatch(seq, 4, 10)}, c.done(0))
+		s.Append(appendOf(topic, 1, makeBatch(seq, 4, 10)), c.done(0))
 		return c.next(t).Result
 	}
 	want("up to the wrap", wrap(2147483640), 0, 0)
@@ -159,7 +159,7 @@ func TestKafkaPipelineAfterRefusal(t *testing.T) {
 	broken := makeBatch(1, 1, 10)
 	broken[30]++
 	for i, batch := range [][]byte{makeBatch(0, 1, 10), broken, makeBatch(2, 1, 10), makeBatch(3, 1, 10)} {
-		s.Append(Append{topic, 0, batch}, c.done(i))
+		s.Append(appendOf(topic, 0, batch), c.done(i))
 	}
 	for i, code := range []int16{0, kerr.CorruptMessage.Code, kerr.OutOfOrderSequenceNumber.Code, kerr.OutOfOrderSequenceNumber.Code} {
 		if got := c.next(t); got.Err != nil || got.Code != code {
@@ -177,7 +177,7 @@ func TestKafkaManyPartitions(t *testing.T) {
 	start := time.Now()
 	for i := range rounds {
 		for p := range int32(50) {
-			s.Append(Append{topic, p, makeBatch(int32(i), 1, 1000)}, c.done(i))
+			s.Append(appendOf(topic, p, makeBatch(int32(i), 1, 1000)), c.done(i))
 		}
 	}
 	for i := range rounds * 50 {
@@ -196,7 +196,7 @@ func TestKafkaLargestBatch(t *testing.T) {
 	s := mustSession(t, newAppender(t, Config{BootstrapServer: addr}))
 	c := newCollector()
 	batch := makeBatch(0, 1, 16<<20)
-	s.Append(Append{topic, 0, batch}, c.done(0))
+	s.Append(appendOf(topic, 0, batch), c.done(0))
 	if got := c.next(t); got.Err != nil || got.Code != 0 {
 		t.Fatalf("append: %+v", got)
 	}

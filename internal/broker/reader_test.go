@@ -22,7 +22,7 @@ func fill(t *testing.T, addr, topic string) (batches [][]byte, bases []int64, en
 		}
 		batch := makeBatch(int32(end), count, size)
 		c := newCollector()
-		s.Append(Append{topic, 0, batch}, c.done(0))
+		s.Append(appendOf(topic, 0, batch), c.done(0))
 		if got := c.next(t); got.Err != nil || got.Code != 0 || got.BaseOffset != end {
 			t.Fatalf("append %d: %+v, want offset %d", i, got, end)
 		}

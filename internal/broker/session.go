@@ -25,9 +25,11 @@ const produceTimeout = 30 * time.Second
 type Append struct {
 	Topic     string
 	Partition int32
-	// Batch is exactly one v2 record batch, already stamped. It must not be
+	// Head and Body, one after the other, are exactly one v2 record batch,
+	// already stamped. Body is written from where it lies: it must not be
 	// changed until the callback was called.
-	Batch []byte
+	Head [batchHeader]byte
+	Body []byte
 }
 
 // Result is the outcome of one Append. Err is nil when the broker answered;
@@ -48,10 +50,14 @@ type topicPartition struct {
 
 // pending is one queued or unanswered append.
 type pending struct {
-	tp    topicPartition
-	batch []byte
-	done  func(Result)
+	tp   topicPartition
+	head [batchHeader]byte
+	body []byte
+	done func(Result)
 }
+
+// size is the batch's, in bytes.
+func (p *pending) size() int { return len(p.head) + len(p.body) }
 
 // request is one Produce request, or a keep-alive if batch is empty. Owned by
 // the session's mu until it was answered, then by the reader goroutine.
@@ -76,6 +82,7 @@ type Session struct {
 	wake           chan struct{} // capacity 1: something was queued
 	lost           chan struct{} // closed by fail
 	drained        chan struct{} // closed when every callback was called after fail
+	frame          produceFrame  // the writer goroutine's
 
 	mu       sync.Mutex
 	queues   map[topicPartition]*fifo // partitions with queued appends
@@ -114,9 +121,10 @@ func newSession(cfg *Config, c *conn) (*Session, error) {
 // another goroutine.
 func (s *Session) Append(a Append, done func(Result)) {
 	p := pending{
-		tp:    topicPartition{a.Topic, a.Partition},
-		batch: a.Batch,
-		done:  done,
+		tp:   topicPartition{a.Topic, a.Partition},
+		head: a.Head,
+		body: a.Body,
+		done: done,
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kmsg"
-
 	"lockstep/internal/failpoint"
 )
 
@@ -55,11 +53,11 @@ func (s *Session) take(keepAlive bool) *request {
 	for n := len(s.turn); served < n; served++ {
 		q := s.turn[served]
 		p := q.items[0]
-		if len(batch) > 0 && size+len(p.batch) > s.cfg.MaxRequestBytes {
+		if len(batch) > 0 && size+p.size() > s.cfg.MaxRequestBytes {
 			break
 		}
 		batch = append(batch, p)
-		size += len(p.batch)
+		size += p.size()
 		q.items[0] = pending{}
 		q.items = q.items[1:]
 	}
@@ -75,6 +73,7 @@ func (s *Session) take(keepAlive bool) *request {
 			delete(s.queues, q.tp)
 		}
 	}
+	byTopic(batch)
 	s.conn.corr++
 	r := &request{corr: s.conn.corr, batch: batch}
 	s.inflight = append(s.inflight, r)
@@ -84,7 +83,11 @@ func (s *Session) take(keepAlive bool) *request {
 // send writes one request and reports whether the session lives on.
 func (s *Session) send(r *request) bool {
 	c := s.conn
-	c.buf = c.format.AppendRequest(c.buf[:0], s.encode(r.batch), r.corr)
+	if len(r.batch) > 0 {
+		s.frame.encode(s.produceVersion, s.cfg.ClientID, r.corr, r.batch)
+	} else {
+		c.buf = c.format.AppendRequest(c.buf[:0], apiVersionsRequest(0), r.corr)
+	}
 
 	s.mu.Lock()
 	if s.cause != nil {
@@ -97,44 +100,16 @@ func (s *Session) send(r *request) bool {
 
 	if err == nil {
 		failpoint.Hit(failpoint.AppendBefore)
-		_, err = c.nc.Write(c.buf)
+		if len(r.batch) > 0 {
+			err = s.frame.writeTo(c.nc)
+		} else {
+			_, err = c.nc.Write(c.buf)
+		}
 		failpoint.Hit(failpoint.AppendAfter)
-	}
-	if cap(c.buf) > keptBuffer {
-		c.buf = nil
 	}
 	if err != nil {
 		s.fail(err)
 		return false
 	}
 	return true
-}
-
-// encode makes a Produce request with acks=all, or a keep-alive of nothing.
-// acks=0 would make a refusal close the connection, and acks=1 gains nothing
-// with one replica.
-func (s *Session) encode(batch []pending) kmsg.Request {
-	if len(batch) == 0 {
-		return apiVersionsRequest(0)
-	}
-	req := kmsg.NewPtrProduceRequest()
-	req.Version = s.produceVersion
-	req.Acks = -1
-	req.TimeoutMillis = int32(produceTimeout / time.Millisecond)
-	index := make(map[string]int, len(batch))
-	for _, p := range batch {
-		i, ok := index[p.tp.topic]
-		if !ok {
-			i = len(req.Topics)
-			index[p.tp.topic] = i
-			t := kmsg.NewProduceRequestTopic()
-			t.Topic = p.tp.topic
-			req.Topics = append(req.Topics, t)
-		}
-		part := kmsg.NewProduceRequestTopicPartition()
-		part.Partition = p.tp.partition
-		part.Records = p.batch
-		req.Topics[i].Partitions = append(req.Topics[i].Partitions, part)
-	}
-	return req
 }

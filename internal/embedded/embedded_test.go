@@ -96,7 +96,8 @@ func appendOnce(t *testing.T, addr, topic string, seq int32) int64 {
 		t.Fatal(err)
 	}
 	result := make(chan broker.Result, 1)
-	s.Append(broker.Append{Topic: topic, Batch: batch(seq)}, func(r broker.Result) { result <- r })
+	b := batch(seq)
+	s.Append(broker.Append{Topic: topic, Head: [61]byte(b), Body: b[61:]}, func(r broker.Result) { result <- r })
 	r := <-result
 	if r.Err != nil || r.Code != 0 {
 		t.Fatalf("append sequence %d: %+v", seq, r)
