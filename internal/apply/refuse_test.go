@@ -454,3 +454,34 @@ func TestServes(t *testing.T) {
 		}
 	}
 }
+
+// The broker's refusal of a batch that was cut out meanwhile is no refusal of
+// what will stand at its offset.
+func TestRefusalOfWhatWasCut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1, nil)
+	w.open(1, 1, "a", 0)
+	w.send(tpA, 3)
+	w.settled()
+	w.stop() // its lane is now this test's
+	l := w.applier.feeders[1].lanes[tpA]
+	l.state = StateReady
+	first := item{index: 9, base: 3, count: 1, batch: makeBatch(1, 10, 1)}
+	p := &pipe{l: l, pending: []item{first}}
+	if _, why := l.cutFrom(cut{Index: 12, Offset: 3}); why.Offset != 3 {
+		t.Fatal(why)
+	}
+	p.park(&refusal{code: kerr.InvalidRecord.Code})
+	if l.refused != nil {
+		t.Errorf("refused: %s", l.refused)
+	}
+	p.obey()
+	if len(p.pending) != 0 {
+		t.Errorf("%d batches that were cut are still to be sent", len(p.pending))
+	}
+	p.pending = []item{{index: 13, base: 3, count: 1, batch: first.batch}}
+	p.park(&refusal{code: kerr.InvalidRecord.Code})
+	if l.refused == nil || l.refused.Index != 13 {
+		t.Errorf("the batch that came to stand there: %+v", l.refused)
+	}
+}

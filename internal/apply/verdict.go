@@ -165,9 +165,13 @@ func (r *Refusal) Unexplained() bool { return r.Code == codeUnknownServerError }
 func (p *pipe) park(ref *refusal) {
 	l := p.l
 	it := p.pending[0]
+	l.mu.Lock()
+	if l.cutOut(&it) { // while the answer was on its way: nobody waits for a verdict on it
+		l.mu.Unlock()
+		return
+	}
 	clear(p.pending[1:])
 	p.pending = p.pending[:1]
-	l.mu.Lock()
 	first := l.refused == nil
 	if first {
 		l.refused = &Refusal{Group: l.f.id, TP: l.tp, Topic: l.name, Index: it.index, Offset: it.base, Sequence: it.seq,
