@@ -39,7 +39,7 @@ LONG     := ^(TestChaos|TestMutants|TestKillAtEveryFailpoint|TestCompat|TestBenc
 QUICK    ?=
 ONLY     ?=
 
-.PHONY: build demo test e2e chaos failpoints mutants bench compat lint fuzz fmt clean
+.PHONY: build demo test e2e chaos failpoints mutants bench compat lint fuzz fmt clean man cli-docs
 
 build: ## bin/lockstep, static
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o $(BIN) ./cmd/lockstep
@@ -89,6 +89,13 @@ $(GOLANGCI):
 
 fuzz: ## every fuzz target for FUZZ_TIME, FUZZ_JOBS at once: make fuzz FUZZ_TIME=1h
 	.ci/fuzz $(FUZZ_TIME) $(FUZZ_JOBS)
+
+man: build ## manual pages in bin/man
+	$(BIN) man --dir bin/man
+
+cli-docs: ## docs/cli, one file per command, from what the commands say of themselves
+	rm -rf docs/cli
+	$(GO) run ./cmd/lockstep man --format markdown --dir docs/cli
 
 fmt: ## gofmt everything
 	gofmt -w .

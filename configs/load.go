@@ -50,6 +50,9 @@ func Load(path string, sets []string, environ []string) (Config, error) {
 	}
 	c = c.Resolve()
 	if err := c.Validate(); err != nil {
+		if path == "" {
+			err = fmt.Errorf("no file is given: name it with --config (configs/ has samples)\n%w", err)
+		}
 		return Config{}, err
 	}
 	return c, nil
@@ -80,7 +83,7 @@ func (c *Config) applyYAML(text []byte) error {
 	if err := decoder.Decode(&doc); errors.Is(err, io.EOF) {
 		return nil
 	} else if err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
+		return fmt.Errorf("%w: this is not YAML: %w; mend the line, configs/reference.yaml shows how each key is written", ErrInvalid, err)
 	}
 	if err := decoder.Decode(&more); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("%w: the file goes on after its first YAML document: remove what follows the line ---", ErrInvalid)

@@ -13,6 +13,7 @@ import (
 
 	"lockstep/internal/admin"
 	"lockstep/internal/drill"
+	"lockstep/internal/progress"
 )
 
 // errRecordsAtFault ends kill-leader with exit code 1; the counts are in the output.
@@ -72,38 +73,41 @@ func (c *killConfig) check() error {
 	return nil
 }
 
-// killLeader uses the demo that runs, or starts one. Steps go to progress, the
-// result to out.
-func killLeader(ctx context.Context, demo *demoConfig, cfg *killConfig, out, progress io.Writer) error {
+// killLeader uses the demo that runs, or starts one. What happens goes to
+// steps, the result to out.
+func killLeader(ctx context.Context, demo *demoConfig, cfg *killConfig, out, steps io.Writer) error {
+	bar := progress.Start(steps, "kill-leader")
+	defer bar.Done()
 	_, _, err := findDemo(ctx, demo.dir)
-	switch {
-	case err == nil:
-		return killOnce(ctx, demo.dir, cfg, out, progress)
-	case !errors.Is(err, errNoDemo):
-		return err
+	if !errors.Is(err, errNoDemo) {
+		if err != nil {
+			return err
+		}
+		return killOnce(ctx, demo.dir, cfg, out, bar)
 	}
-	fmt.Fprintf(progress, "no demo runs in %s: starting one\n", demo.dir)
-	return runDemo(ctx, *demo, progress, func(ctx context.Context) error {
-		return killOnce(ctx, demo.dir, cfg, out, progress)
+	bar.Printf("no demo runs in %s: starting one", demo.dir)
+	return runDemo(ctx, *demo, bar, func(ctx context.Context) error {
+		return killOnce(ctx, demo.dir, cfg, out, bar)
 	})
 }
 
 // killOnce carries out a drill on the demo that runs in dir.
-func killOnce(ctx context.Context, dir string, cfg *killConfig, out, progress io.Writer) error {
+func killOnce(ctx context.Context, dir string, cfg *killConfig, out io.Writer, bar *progress.Bar) error {
 	control, members, err := findDemo(ctx, dir)
 	if err != nil {
 		return err
 	}
 	nodes := &killable{control: control, members: members, client: admin.NewClient()}
 	defer nodes.client.Close()
-	d := drill.Config{Topic: cfg.topic, Rate: cfg.rate, Timeout: cfg.timeout,
-		Say: func(format string, args ...any) { fmt.Fprintf(progress, format+"\n", args...) }}
+	d := drill.Config{Topic: cfg.topic, Rate: cfg.rate, Timeout: cfg.timeout, Say: bar.Printf,
+		Progress: func(done int, what string) { bar.Set(int64(done), drill.Steps, what) }}
 	for _, m := range members {
 		d.Nodes = append(d.Nodes, drill.Node{ID: m.ID, Kafka: m.Kafka, Broker: m.Broker})
 	}
 	result, err := drill.Run(ctx, d, nodes)
+	bar.Done()
 	if err != nil {
-		nodes.startAgain(progress)
+		nodes.startAgain(bar)
 		return fmt.Errorf("not finished, so nothing is said about what was lost: %w", err)
 	}
 	if cfg.output == outputJSON {
@@ -144,17 +148,17 @@ func (n *killable) Start(ctx context.Context, id int32) error {
 }
 
 // startAgain brings back a node that an interrupted drill left dead.
-func (n *killable) startAgain(progress io.Writer) {
+func (n *killable) startAgain(bar *progress.Bar) {
 	if n.dead == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), brokerStart)
 	defer cancel()
 	if _, err := n.control.do(ctx, "start", n.dead); err != nil {
-		fmt.Fprintf(progress, "node %d stays dead: %v\n", n.dead, err)
+		bar.Printf("node %d stays dead: %v", n.dead, err)
 		return
 	}
-	fmt.Fprintf(progress, "started node %d again\n", n.dead)
+	bar.Printf("started node %d again", n.dead)
 }
 
 // Recovered implements drill.Nodes: what `ready` means at the demo's start.

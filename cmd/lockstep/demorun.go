@@ -18,6 +18,7 @@ import (
 	"lockstep/internal/admin"
 	"lockstep/internal/cluster"
 	"lockstep/internal/embedded"
+	"lockstep/internal/progress"
 )
 
 const (
@@ -153,7 +154,10 @@ func (d *demo) start(ctx context.Context) error {
 			d.proxies[i].PID(), n.broker, d.brokers[i].PID())
 	}
 	d.say("waiting for leaders")
-	if err := d.awaitReady(ctx); err != nil {
+	bar := progress.Start(d.out, "demo")
+	err = d.awaitReady(ctx, bar)
+	bar.Done()
+	if err != nil {
 		return err
 	}
 	var kafka []string
@@ -230,7 +234,7 @@ func (d *demo) look(m member) {
 
 // awaitReady asks the nodes until all of them say that clients can be served
 // and that each node leads something.
-func (d *demo) awaitReady(ctx context.Context) error {
+func (d *demo) awaitReady(ctx context.Context, bar *progress.Bar) error {
 	ctx, cancel := context.WithTimeout(ctx, demoReadyTimeout)
 	defer cancel()
 	client := admin.NewClient()
@@ -242,6 +246,7 @@ func (d *demo) awaitReady(ctx context.Context) error {
 		if why == nil {
 			return nil
 		}
+		bar.Set(0, 0, why.Error())
 		select {
 		case <-tick.C:
 		case m := <-d.ended:

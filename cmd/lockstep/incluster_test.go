@@ -289,7 +289,7 @@ func (c *inCluster) identical() {
 		addrs = append(addrs, n.cfg.Admin.Listen)
 	}
 	var out strings.Builder
-	if err := runVerify(c.ctx, verify.Config{Addrs: addrs, Wait: 20 * time.Second}, outputTable, &out); err != nil {
+	if err := runVerify(c.ctx, verify.Config{Addrs: addrs, Wait: 20 * time.Second}, outputTable, &out, io.Discard); err != nil {
 		c.t.Fatalf("verify: %v\n%s", err, out.String())
 	}
 }

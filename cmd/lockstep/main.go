@@ -33,25 +33,45 @@ func failed(err error) error {
 	return &failure{err}
 }
 
-func main() {
+// rootCommand has every command; docs/cli and the manual pages are made from it
+// (make cli-docs).
+func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "lockstep",
 		Short:         "Makes single-node Kafka-protocol brokers one replicated cluster",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(serveCommand(), demoCommand(), statusCommand(), verifyCommand(), rebuildCommand(), adoptCommand(), recoverCommand(), versionCommand(), embeddedBrokerCommand())
+	root.AddCommand(
+		serveCommand(),
+		demoCommand(),
+		statusCommand(),
+		verifyCommand(),
+		rebuildCommand(),
+		adoptCommand(),
+		recoverCommand(),
+		versionCommand(),
+		embeddedBrokerCommand(),
+		manCommand(),
+	)
 	root.AddCommand(testCommands()...)
-	err := root.Execute()
-	var f *failure
-	switch {
-	case err == nil:
-	case errors.As(err, &f):
-		fmt.Fprintln(os.Stderr, "lockstep:", err)
-		os.Exit(exitFailed)
-	default:
-		fmt.Fprintln(os.Stderr, "lockstep:", err)
-		fmt.Fprintln(os.Stderr, "see lockstep --help")
-		os.Exit(exitUsage)
+	completeAll(root)
+	return root
+}
+
+func main() {
+	cmd, err := rootCommand().ExecuteC()
+	if err == nil {
+		return
 	}
+	fmt.Fprintln(os.Stderr, "lockstep:", err)
+	if next := nextStep(err); next != "" {
+		fmt.Fprintln(os.Stderr, "next:", next)
+	}
+	var f *failure
+	if errors.As(err, &f) {
+		os.Exit(exitFailed)
+	}
+	fmt.Fprintf(os.Stderr, "see %s --help\n", cmd.CommandPath())
+	os.Exit(exitUsage)
 }

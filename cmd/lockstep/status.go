@@ -77,6 +77,7 @@ func interruptible() (context.Context, context.CancelFunc) {
 
 func statusCommand() *cobra.Command {
 	var f adminFlags
+	var wait time.Duration
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show nodes, groups, leaders and lag, as one node knows them",
@@ -85,12 +86,19 @@ func statusCommand() *cobra.Command {
 			if err := f.check(); err != nil {
 				return err
 			}
+			if err := checkStatusWait(wait); err != nil {
+				return err
+			}
 			ctx, cancel := interruptible()
 			defer cancel()
+			if err := awaitHealthy(ctx, &f, wait, cmd.ErrOrStderr()); err != nil {
+				return failed(err)
+			}
 			return failed(showStatus(ctx, &f, cmd.OutOrStdout()))
 		},
 	}
 	f.add(cmd)
+	cmd.Flags().DurationVar(&wait, "wait", 0, "first wait for so long until the cluster is healthy and nothing is copied any more")
 	return cmd
 }
 
@@ -122,7 +130,7 @@ func anyStatus(ctx context.Context, client *admin.Client, addrs []string) (clust
 		}
 		errs = append(errs, err)
 	}
-	return cluster.Status{}, nil, fmt.Errorf("no node answers; is one running, and is --admin its admin.listen?\n%w", errors.Join(errs...))
+	return cluster.Status{}, nil, fmt.Errorf("no node answers\n%w", errors.Join(errs...))
 }
 
 // printStatus writes the tables for people.

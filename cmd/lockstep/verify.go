@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lockstep/internal/admin"
+	"lockstep/internal/progress"
 	"lockstep/internal/verify"
 )
 
@@ -37,7 +38,7 @@ func verifyCommand() *cobra.Command {
 			cfg.Addrs = f.addrs
 			ctx, cancel := interruptible()
 			defer cancel()
-			return failed(runVerify(ctx, cfg, f.output, cmd.OutOrStdout()))
+			return failed(runVerify(ctx, cfg, f.output, cmd.OutOrStdout(), cmd.ErrOrStderr()))
 		},
 	}
 	f.add(cmd)
@@ -47,10 +48,14 @@ func verifyCommand() *cobra.Command {
 	return cmd
 }
 
-func runVerify(ctx context.Context, cfg verify.Config, output string, w io.Writer) error {
+func runVerify(ctx context.Context, cfg verify.Config, output string, w, errs io.Writer) error {
 	client := admin.NewClient()
 	defer client.Close()
+	bar := progress.Start(errs, "verify")
+	defer bar.Done()
+	cfg.Progress = bar.Set
 	report, err := verify.Run(ctx, client, cfg)
+	bar.Done()
 	if err != nil {
 		return err
 	}

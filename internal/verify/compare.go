@@ -129,6 +129,7 @@ func (p *Partition) overlap(logs []*log) error {
 		}
 		chain = fsm.ChainHash(chain, at.Base, at.Length, at.CRC)
 		p.Batches++
+		p.reached(at.Last + 1)
 		for _, l := range here {
 			if err := l.step(p); err != nil {
 				return err

@@ -36,7 +36,7 @@ func (r *run) findNodes(ctx context.Context) (missing []string, err error) {
 		found[st.NodeID] = finding{addr: addr, status: &st}
 	}
 	if known == nil {
-		return nil, fmt.Errorf("%w; is one running, and is --admin its admin.listen?\n%w", ErrNoNode, errors.Join(errs...))
+		return nil, fmt.Errorf("%w\n%w", ErrNoNode, errors.Join(errs...))
 	}
 	for i := range known.Nodes {
 		n := &known.Nodes[i]

@@ -47,6 +47,7 @@ func (p *Partition) survivors(logs []*log) error {
 				break
 			}
 		}
+		p.reached(at.offset + 1)
 		for _, r := range all {
 			if err := r.seek(p, at.offset+1); err != nil {
 				return err

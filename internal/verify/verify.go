@@ -41,6 +41,9 @@ type Config struct {
 	AllowMissing bool
 	// Wait bounds the time given to nodes that are behind. Zero: DefaultWait.
 	Wait time.Duration
+	// Progress is told how many offsets of how many were compared, and what is
+	// being done; from Run's goroutine. May be nil.
+	Progress func(done, total int64, what string)
 }
 
 // The results of a partition.
@@ -87,6 +90,7 @@ type Partition struct {
 	ends        map[int32]int64      // of the brokers' logs, as compared
 	differences int                  // found so far; the first is FirstDiff
 	problem     func(string, ...any) // notes a problem of the report
+	reached     func(offset int64)   // tells the progress
 }
 
 // mark is a state machine's hash at an offset, and whose it is.
@@ -114,6 +118,8 @@ type run struct {
 	nodes  []target
 	parts  map[key]*Partition
 	report Report
+
+	passed, total int64 // offsets of partitions that were compared, and of all
 }
 
 // Run compares. An error means that nothing could be compared; what the
@@ -139,10 +145,12 @@ func Run(ctx context.Context, client *admin.Client, cfg Config) (*Report, error)
 	if err := r.settle(ctx, fsms); err != nil {
 		return nil, err
 	}
+	r.countTotal()
 	for _, p := range r.sorted() {
 		if err := r.compare(ctx, p); err != nil {
 			return nil, err
 		}
+		r.passed += p.committed
 	}
 	if fsms, err = r.readPartitions(ctx); err != nil {
 		return nil, err
@@ -204,6 +212,7 @@ func (r *run) begin(fsms map[int32]state) {
 				p.problem = func(format string, args ...any) {
 					r.problem("%s/%d: %s", p.Topic, p.Partition, fmt.Sprintf(format, args...))
 				}
+				p.reached = func(offset int64) { r.progress(min(offset, p.committed), p) }
 				r.parts[k] = p
 			}
 			p.committed = max(p.committed, i.End)
@@ -271,6 +280,7 @@ func (r *run) settle(ctx context.Context, fsms map[int32]state) error {
 		if !late {
 			return nil
 		}
+		r.progressWaiting()
 		select {
 		case <-tick.C:
 		case <-deadline.C:
