@@ -52,6 +52,7 @@ ifeq ($(RACE),)
 	@echo 'no C compiler found: the race detector is off for this run'
 endif
 	$(GO) test $(RACE) -timeout $(TEST_TIMEOUT) ./...
+	$(GO) test -run '^TestIdleLaneStack$$' ./internal/apply
 
 e2e: ## against real Kafka brokers
 	$(GO) test -tags e2e -count=1 -v -timeout $(E2E_TIMEOUT) -skip '$(LONG)' ./e2e/...

@@ -150,7 +150,7 @@ func TestFailuresWithoutAReasonInARow(t *testing.T) {
 	for name, end := range map[string]func(*pipe){
 		"connection lost": func(p *pipe) {
 			p.sent = 1
-			if err := p.answered(broker.Result{Err: io.ErrUnexpectedEOF}, nil); !errors.Is(err, errLost) {
+			if err := p.answered(&broker.Result{Err: io.ErrUnexpectedEOF}, nil); !errors.Is(err, errLost) {
 				t.Errorf("a lost connection is %v", err)
 			}
 		},

@@ -47,19 +47,30 @@ func (l *lane) readmit() {
 
 // attempt runs serve once, in a context that others may end. A verdict that
 // came from outside takes precedence over what serve says.
-func (l *lane) attempt(serve func(context.Context) error) error {
+func (l *lane) attempt(p *pipe) error {
 	ctx, cancel := context.WithCancelCause(l.ctx)
 	defer cancel(nil)
+	may, err := l.beginService(cancel)
+	if may {
+		err = p.serve(ctx)
+	}
+	return l.endService(err)
+}
+
+// beginService says whether the lane may serve, and what hinders it if that is
+// no verdict.
+func (l *lane) beginService(cancel context.CancelCauseFunc) (may bool, err error) {
 	l.mu.Lock()
-	doom, err := l.doom, error(nil)
-	l.serving = cancel
+	defer l.mu.Unlock()
 	if l.pledged() {
-		l.serving, err = nil, errPledged
+		l.serving = nil
+		return false, errPledged
 	}
-	l.mu.Unlock()
-	if doom == "" && err == nil {
-		err = serve(ctx)
-	}
+	l.serving = cancel
+	return l.doom == "", nil
+}
+
+func (l *lane) endService(err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.serving = nil
