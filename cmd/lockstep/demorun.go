@@ -207,7 +207,7 @@ func (d *demo) startProxy(i int) error {
 func demoEnv() []string {
 	var out []string
 	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "LOCKSTEP_") {
+		if !strings.HasPrefix(kv, "LOCKSTEP_") && !strings.HasPrefix(kv, notifyEnv+"=") {
 			out = append(out, kv)
 		}
 	}

@@ -33,7 +33,7 @@ that lockstep did not make is deleted, too. What only this broker held is lost.`
 			client := admin.NewClient()
 			defer client.Close()
 			if err := client.Rebuild(ctx, addr, args[0], force); err != nil {
-				return failed(err)
+				return failed(fmt.Errorf("%w (lockstep status names what is quarantined, and on which node)", err))
 			}
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "ordered: topic %s is made anew as soon as the others' copies are verified; lockstep status --wait 1h shows how it goes\n", args[0])
 			return failed(err)

@@ -80,6 +80,12 @@ func serve(cfg configs.Config) error {
 	if err := n.open(); err != nil {
 		return errors.Join(err, n.close())
 	}
+	tell := func(state, status string) {
+		if err := notifyManager(state, status); err != nil {
+			log.Warn("the service manager does not hear this node", "error", err, "next", "check NotifyAccess and the unit's Type")
+		}
+	}
+	tell(notifyReady, fmt.Sprintf("node %d serves %s; lockstep status --admin %s says how the cluster is", cfg.Node.ID, n.proxy.Addrs(), cfg.Admin.Listen))
 	var why error
 	select {
 	case s := <-signals:
@@ -89,6 +95,7 @@ func serve(cfg configs.Config) error {
 	case <-n.applier.Failed():
 		why = n.applier.Err()
 	}
+	tell(notifyStopping, "handing over leaders and letting clients finish")
 	done := make(chan error, 1)
 	go func() {
 		if why == nil {
