@@ -24,6 +24,8 @@ const (
 	internalPortsFrom = 10_000
 	internalPortsTo   = 32_000
 	portTries         = 200
+
+	defaultDemoDir = "data/demo"
 )
 
 var errPortTaken = errors.New("port is taken")
@@ -51,7 +53,7 @@ func demoCommand() *cobra.Command {
 		},
 	}
 	cmd.AddCommand(killLeaderCommand(&cfg))
-	cmd.PersistentFlags().StringVar(&cfg.dir, "data-dir", "data/demo", "directory that holds everything; used again, it continues")
+	cmd.PersistentFlags().StringVar(&cfg.dir, "data-dir", defaultDemoDir, "directory that holds everything; used again, it continues")
 	cmd.PersistentFlags().IntSliceVar(&cfg.kafkaPorts, "kafka-ports", []int{9092, 9093, 9094}, "ports of 127.0.0.1 for Kafka clients, one per node")
 	cmd.PersistentFlags().IntSliceVar(&cfg.adminPorts, "admin-ports", []int{7501, 7502, 7503}, "ports of 127.0.0.1 for status and metrics, one per node")
 	return cmd

@@ -138,6 +138,7 @@ func (d *demo) do(ctx context.Context, req controlRequest) controlAnswer {
 	switch req.what {
 	case "nodes":
 	case "kill":
+		d.killed[d.brokers[i].PID()], d.killed[d.proxies[i].PID()] = true, true
 		var both sync.WaitGroup // at once, as when a machine dies
 		both.Go(d.brokers[i].Kill)
 		both.Go(d.proxies[i].Kill)

@@ -100,7 +100,7 @@ func killOnce(ctx context.Context, dir string, cfg *killConfig, out io.Writer, b
 	nodes := &killable{control: control, members: members, client: admin.NewClient()}
 	defer nodes.client.Close()
 	d := drill.Config{Topic: cfg.topic, Rate: cfg.rate, Timeout: cfg.timeout, Say: bar.Printf,
-		Progress: func(done int, what string) { bar.Set(int64(done), drill.Steps, what) }}
+		Progress: func(step int, what string) { bar.SetStep(step, drill.Steps, what) }}
 	for _, m := range members {
 		d.Nodes = append(d.Nodes, drill.Node{ID: m.ID, Kafka: m.Kafka, Broker: m.Broker})
 	}

@@ -63,6 +63,7 @@ type demo struct {
 	files   []io.Closer // the brokers' logs
 	control *demoControl
 
+	killed   map[int]bool  // process ids of members that were killed on demand
 	ended    chan member   // members that ended
 	quit     chan struct{} // closed by stop
 	watchers sync.WaitGroup
@@ -88,7 +89,7 @@ func runDemo(ctx context.Context, cfg demoConfig, out io.Writer, ready func(cont
 	if err := cfg.checkPorts(own); err != nil {
 		return err
 	}
-	d := &demo{cfg: cfg, out: out, ended: make(chan member), quit: make(chan struct{})}
+	d := &demo{cfg: cfg, out: out, killed: make(map[int]bool), ended: make(chan member), quit: make(chan struct{})}
 	if d.self, err = os.Executable(); err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
@@ -307,7 +308,11 @@ func (d *demo) serve(ctx context.Context) {
 	for {
 		select {
 		case m := <-d.ended:
-			d.say("%s (pid %d) ended: %s; start it again with: %s", m.name, m.PID(), howEnded(m), m.again)
+			again := "; start it again with: " + m.again
+			if d.killed[m.PID()] { // who asked for that starts it again
+				again = ""
+			}
+			d.say("%s (pid %d) ended: %s%s", m.name, m.PID(), howEnded(m), again)
 		case req := <-d.control.requests:
 			req.answer <- d.do(ctx, req)
 		case <-ctx.Done():
@@ -382,7 +387,10 @@ func lastOf(file string) string {
 func (d *demo) hints() {
 	// The one to kill is neither of those that the commands use.
 	first, victim, last := d.nodes[0], 1, d.nodes[demoNodes-1]
-	flags := ""
+	flags, killLeader := "", []string{"demo", "kill-leader"}
+	if d.cfg.dir != defaultDemoDir {
+		killLeader = append(killLeader, "--data-dir", d.cfg.dir)
+	}
 	if first.admin != defaultAdmin[0] {
 		flags = " --admin " + first.admin
 	}
@@ -400,5 +408,5 @@ or kill node %[7]d yourself and do all of it again (verify --allow-missing):
 Ctrl-C stops everything and keeps the data`,
 		first.kafka, last.kafka, command("status"+flags), command("verify"+flags),
 		d.proxies[victim].PID(), d.brokers[victim].PID(), d.nodes[victim].id,
-		command("demo", "kill-leader", "--data-dir", d.cfg.dir))
+		command(killLeader...))
 }

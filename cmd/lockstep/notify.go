@@ -27,7 +27,7 @@ func notifyManager(state, status string) error {
 		return nil
 	}
 	// A name that starts with @ is in the abstract namespace, for Go as for systemd.
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Net: "unixgram", Name: name})
+	conn, err := net.DialTimeout("unixgram", name, notifyTimeout)
 	if err != nil {
 		return fmt.Errorf("tell the service manager %s: %w", state, err)
 	}

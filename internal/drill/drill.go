@@ -57,11 +57,11 @@ type Config struct {
 	Timeout time.Duration
 	// Say gets a line for each step.
 	Say func(format string, args ...any)
-	// Progress is told of each step: how many of Steps are done. May be nil.
-	Progress func(done int, what string)
+	// Progress is told of each step that begins, from 1 to Steps. May be nil.
+	Progress func(step int, what string)
 }
 
-// Steps is the number of steps that Progress counts to.
+// Steps is how many there are.
 const Steps = 6
 
 // Result is what was measured. Times are of this process's monotonic clock.
@@ -123,14 +123,14 @@ type drill struct {
 	w      *writer
 	led    []int32 // partitions that the killed node led
 	result Result
-	done   int // steps
+	begun  int // steps
 }
 
 func (d *drill) step(what string) {
+	d.begun++
 	if d.cfg.Progress != nil {
-		d.cfg.Progress(d.done, what)
+		d.cfg.Progress(d.begun, what)
 	}
-	d.done++
 }
 
 func (d *drill) run(ctx context.Context) (*Result, error) {

@@ -58,6 +58,7 @@ type style struct {
 type state struct {
 	done, total int64 // total 0: nobody knows
 	what        string
+	steps       bool // done and total count steps, which take unequally long
 }
 
 // Start begins to show work called name on w until Done. A writer that is a
@@ -113,6 +114,14 @@ func (b *Bar) Set(done, total int64, what string) {
 	b.state = state{done: done, total: total, what: what}
 }
 
+// SetStep says which of a number of unequal steps is being done, from 1 up. It
+// only takes note.
+func (b *Bar) SetStep(step, of int, what string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.state = state{done: int64(step) - 1, total: int64(of), what: what, steps: true}
+}
+
 // Printf writes a line of its own above the bar.
 func (b *Bar) Printf(format string, args ...any) {
 	b.mu.Lock()
@@ -157,8 +166,8 @@ func (b *Bar) show() {
 	}
 	words := b.state.words(b.name, elapsed)
 	text := words[0] + " " + b.state.bar() + " " + strings.Join(words[1:], "  ")
-	if limit := b.style.width() - 1; len(text) > limit {
-		text = text[:max(limit, 0)]
+	if limit, runes := max(b.style.width()-1, 0), []rune(text); len(runes) > limit {
+		text = string(runes[:limit])
 	}
 	if b.style.color {
 		text = strings.Replace(text, "#", green+"#", 1)
@@ -185,14 +194,17 @@ func (s state) share() float64 { return min(max(float64(s.done)/float64(s.total)
 // and errors come from elsewhere.
 func (s state) words(name string, elapsed time.Duration) []string {
 	out := []string{name}
-	if s.total > 0 {
+	switch {
+	case s.steps:
+		out = append(out, fmt.Sprintf("step %d of %d", s.done+1, s.total))
+	case s.total > 0:
 		out = append(out, fmt.Sprintf("%.0f%%", s.share()*100))
 	}
 	if s.what != "" {
 		out = append(out, strings.Map(printable, s.what))
 	}
 	out = append(out, elapsed.Round(time.Second).String())
-	if s.total > 0 && s.share() >= minForETA && s.done < s.total {
+	if s.total > 0 && !s.steps && s.share() >= minForETA && s.done < s.total {
 		left := time.Duration(float64(elapsed) * (1 - s.share()) / s.share())
 		out = append(out, "about "+left.Round(time.Second).String()+" left")
 	}

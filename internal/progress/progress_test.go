@@ -47,7 +47,7 @@ func terminal(width int, color bool) style {
 }
 
 func TestPlainLines(t *testing.T) {
-	got := shown(t, style{}, nil, state{what: "waiting"}, state{0, 100, "orders/0"}, state{50, 100, "orders/1"}, state{200, 100, ""})
+	got := shown(t, style{}, nil, state{what: "waiting"}, state{done: 0, total: 100, what: "orders/0"}, state{done: 50, total: 100, what: "orders/1"}, state{done: 200, total: 100, what: ""})
 	want := `verify, waiting, 10s
 verify, 0%, orders/0, 20s
 verify, 50%, orders/1, 30s, about 30s left
@@ -59,21 +59,32 @@ verify, 100%, 40s
 }
 
 func TestBarOnTerminal(t *testing.T) {
-	got := shown(t, terminal(80, false), nil, state{what: "waiting"}, state{50, 100, "orders/1"})
+	got := shown(t, terminal(80, false), nil, state{what: "waiting"}, state{done: 50, total: 100, what: "orders/1"})
 	want := clearLine + "verify ... waiting  10s" +
 		clearLine + "verify [############------------] 50%  orders/1  20s  about 20s left" +
 		clearLine
 	if got != want {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
-	if got := shown(t, terminal(20, false), nil, state{50, 100, "orders/1"}); got != clearLine+"verify [###########"+clearLine {
+	if got := shown(t, terminal(20, false), nil, state{done: 50, total: 100, what: "orders/1"}); got != clearLine+"verify [###########"+clearLine {
 		t.Errorf("a narrow terminal: %q", got)
 	}
-	if got := shown(t, terminal(80, true), nil, state{50, 100, ""}); !strings.Contains(got, "["+green+"############"+plain+"---") {
+	if got := shown(t, terminal(80, true), nil, state{done: 50, total: 100, what: ""}); !strings.Contains(got, "["+green+"############"+plain+"---") {
 		t.Errorf("in colour: %q", got)
 	}
 	if got := shown(t, terminal(80, true), nil); got != "" {
 		t.Errorf("work that is done at once: %q", got)
+	}
+}
+
+// Steps take unequally long: no time left is guessed from them.
+func TestSteps(t *testing.T) {
+	got := shown(t, terminal(80, false), func(b *Bar) {
+		b.SetStep(4, 6, "reading")
+		b.show()
+	}, state{})
+	if want := clearLine + "kill [############------------] step 4 of 6  reading  10s" + clearLine; !strings.HasSuffix(strings.ReplaceAll(got, "verify", "kill"), want) {
+		t.Errorf("%q does not end in %q", got, want)
 	}
 }
 
