@@ -110,6 +110,8 @@ type Topics struct {
 	AutoCreateTopicsEnable bool `yaml:"auto_create_topics_enable"`
 	NumPartitions          int  `yaml:"num_partitions"`
 	MaxMessageBytes        Size `yaml:"max_message_bytes"`
+
+	Adopt string `yaml:"adopt"`
 }
 
 // Groups holds what concerns consumer groups.
@@ -142,6 +144,9 @@ const (
 
 // Values of recovery.rebuild.
 const (
+	AdoptAsk  = "ask"
+	AdoptAuto = "auto"
+
 	RebuildAuto   = "auto"
 	RebuildManual = "manual"
 )
@@ -192,7 +197,7 @@ func Default() Config {
 		},
 		// Kafka's own default for message.max.bytes: 1 MiB and the 12 bytes of
 		// the old log overhead.
-		Topics: Topics{AutoCreateTopicsEnable: true, NumPartitions: 1, MaxMessageBytes: MiB + 12},
+		Topics: Topics{AutoCreateTopicsEnable: true, NumPartitions: 1, MaxMessageBytes: MiB + 12, Adopt: AdoptAsk},
 		Reads:  ReadsLeader,
 		Groups: Groups{OffsetsRetention: 7 * 24 * time.Hour},
 		Admin:  Admin{Listen: "127.0.0.1:7501"},

@@ -35,6 +35,7 @@ var (
 	listenerNamePattern = regexp.MustCompile(`^[A-Z][A-Z0-9_]*$`)
 	logLevels           = []string{"trace", "debug", "info", "warn", "error"}
 	logStores           = []string{LogStoreWAL, LogStoreBoltDB}
+	adopts              = []string{AdoptAsk, AdoptAuto}
 	rebuilds            = []string{RebuildAuto, RebuildManual}
 	reads               = []string{ReadsLeader, ReadsLinearizable}
 	logFormats          = []string{LogFormatText, LogFormatJSON}
@@ -355,6 +356,7 @@ func (c Config) validateRest(p *problems) {
 	} else if t.MaxMessageBytes > largest {
 		p.add("topics.max_message_bytes", t.MaxMessageBytes, fmt.Sprintf("with the %[3]v that go with it, a batch of this size must fit both raft.max_entry_bytes %[1]v and limits.max_frame_bytes %[2]v", c.Raft.MaxEntryBytes, c.Limits.MaxFrameBytes, entryHeadroom), fmt.Sprintf("lower it to at most %v, or raise the smaller of the two", largest))
 	}
+	p.oneOf("topics.adopt", t.Adopt, adopts)
 	p.oneOf("reads", c.Reads, reads)
 	between(p, "groups.offsets_retention", c.Groups.OffsetsRetention, time.Minute, 100*365*24*time.Hour)
 	if _, _, err := splitAddress(c.Admin.Listen); err != nil {

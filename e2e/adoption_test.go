@@ -12,7 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // adoptee is a topic that one broker held before any proxy was there, and what
@@ -168,7 +170,51 @@ func makeAdoptees(ctx context.Context, t *testing.T, c *cluster) (all []*adoptee
 	for _, a := range all {
 		a.note(ctx, t)
 	}
+	commitOld(ctx, t, begun, begun.starts[0]+3)
 	return all, aside
+}
+
+// oldGroup committed an offset of partition 0 before any proxy was there.
+const oldGroup = "readers"
+
+func commitOld(ctx context.Context, t *testing.T, a *adoptee, offset int64) {
+	t.Helper()
+	req := kmsg.NewPtrOffsetCommitRequest()
+	req.SetVersion(5)
+	req.Group, req.Generation = oldGroup, -1
+	tp, p := kmsg.NewOffsetCommitRequestTopic(), kmsg.NewOffsetCommitRequestTopicPartition()
+	p.Offset = offset
+	tp.Topic, tp.Partitions = a.topic, append(tp.Partitions, p)
+	req.Topics = append(req.Topics, tp)
+	waitFor(t, "the broker to take a commit", time.Minute, func(ctx context.Context) error {
+		find := kmsg.NewPtrFindCoordinatorRequest() // it makes its topic of offsets when it is asked
+		find.SetVersion(3)
+		find.CoordinatorKey = oldGroup
+		if _, err := rawCall[*kmsg.FindCoordinatorResponse](ctx, a.on.broker.addr(), find); err != nil {
+			return err
+		}
+		resp, err := rawCall[*kmsg.OffsetCommitResponse](ctx, a.on.broker.addr(), req)
+		if err != nil {
+			return err
+		}
+		return kerr.ErrorForCode(resp.Topics[0].Partitions[0].ErrorCode)
+	})
+}
+
+// committedOld waits for what the cluster says that the old group has committed.
+func committedOld(ctx context.Context, t *testing.T, c *cluster, a *adoptee, want int64) {
+	t.Helper()
+	waitFor(t, "the offsets of a group from before", time.Minute, func(ctx context.Context) error {
+		id, err := findCoordinator(ctx, c, oldGroup)
+		if err != nil {
+			return err
+		}
+		got, err := committedOffsets(ctx, c.node(id).kafkaAddr(), oldGroup, a.topic, a.partitions)
+		if err == nil && (got[0] != want || got[1] != -1) {
+			t.Errorf("the group from before has committed %v, want %d of partition 0", got, want)
+		}
+		return err
+	})
 }
 
 // fillSame writes the same batches to any broker.
@@ -240,6 +286,7 @@ func TestAdoption(t *testing.T) {
 		}
 	}
 	c.waitHealthy()
+	committedOld(ctx, t, c, all[0], all[0].starts[0]+3)
 	t.Logf("11 topics adopted in %s, read and on all brokers after %s", adopted.Round(10*time.Millisecond), time.Since(begin).Round(100*time.Millisecond))
 	c.verify()
 	c.trusted(ctx)
@@ -276,4 +323,49 @@ func TestAdoption(t *testing.T) {
 	c.restartNode(2)
 	c.waitHealthy()
 	c.verify()
+}
+
+// TestAdoptionKilled kills nodes with kill -9 while an adopted topic is copied:
+// one that copies, then the only one that has it. What it had, and what was
+// acknowledged meanwhile, is on all brokers in the end.
+func TestAdoptionKilled(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	defer cancel()
+	a := &adoptee{topic: "old", partitions: 3}
+	c := newClusterWith(t, clusterOpts{
+		settings: func(*node) []string { return []string{"recovery.copy_bytes_per_second=1MiB", "topics.adopt=auto"} },
+		seed: func(c *cluster) {
+			a.on = c.node(2)
+			if err := createTopic(ctx, a.on.broker.addr(), a.topic, a.partitions, 1); err != nil {
+				t.Fatal(err)
+			}
+			fillTopic(t, []string{a.on.broker.addr()}, a.topic, a.partitions, 12<<20)
+			a.note(ctx, t)
+		}})
+	waitFor(t, "the topic to be adopted without being asked, and copied in part", time.Minute, func(ctx context.Context) error {
+		end, err := endOffset(ctx, c.node(3).broker.addr(), a.topic, 0)
+		if err == nil && end == 0 {
+			err = fmt.Errorf("the copy ends at %d of %d", end, a.ends[0])
+		}
+		return err
+	})
+	c.killNode(3)
+	c.waitLed(a.topic, a.partitions) // by the node that has it
+	more := fillTopic(t, []string{c.node(1).kafkaAddr(), c.node(2).kafkaAddr()}, a.topic, a.partitions, 1<<20)
+	before, err := endOffset(ctx, c.node(1).broker.addr(), a.topic, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.killNode(2)
+	c.restartNode(2)
+	c.restartNode(3)
+	c.waitHealthyWithin(2 * time.Minute)
+	t.Logf("node 1 had %d of %d offsets of partition 0 when the only holder was killed", before, a.ends[0])
+	for _, n := range c.nodes {
+		c.waitComplete(ctx, n, a.topic, more)
+		a.same(ctx, t, fmt.Sprintf("broker of node %d", n.id), n.broker.addr())
+	}
+	a.same(ctx, t, "through the proxies", c.bootstrap()...)
+	c.verify()
+	c.trusted(ctx)
 }

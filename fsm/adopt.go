@@ -76,6 +76,17 @@ type AdoptTopic struct {
 	Groups  uint32            `json:"groups"` // number of groups of the cluster
 	Config  map[string]string `json:"config,omitempty"`
 	Adopted *Adopted          `json:"adopted"`
+	// Offsets are what consumer groups had committed for it at the broker whose
+	// copy was meant.
+	Offsets []AdoptedOffset `json:"offsets,omitempty"`
+}
+
+// AdoptedOffset is what a group had committed for a partition.
+type AdoptedOffset struct {
+	Group     []byte `json:"group"`
+	Partition int32  `json:"partition"`
+	Offset    int64  `json:"offset"`
+	Metadata  []byte `json:"metadata,omitempty"`
 }
 
 // AdoptedSequence is the sequence of an adopted record.
@@ -128,7 +139,7 @@ func (c *Catalog) unreserve(name string) {
 	}
 }
 
-func (c *Catalog) adoptTopic(a *AdoptTopic) Result {
+func (c *Catalog) adoptTopic(a *AdoptTopic, clockMs int64) Result {
 	if n, ok := c.reserved[a.Topic]; !ok || n != a.Name {
 		return rejected(CodeNotReserved, "topic id %d is not reserved for %q", a.Topic, a.Name)
 	}
@@ -146,7 +157,25 @@ func (c *Catalog) adoptTopic(a *AdoptTopic) Result {
 	t.Groups = spread(nil, t.ID, int32(len(a.Adopted.Partitions)), a.Groups)
 	c.Topics[t.ID] = t
 	c.byName[t.Name] = t.ID
+	for i := range a.Offsets {
+		c.adoptOffset(t.ID, &a.Offsets[i], clockMs)
+	}
 	return Result{Topic: t.ID}
+}
+
+// adoptOffset takes over what a group had committed. Nobody can have committed
+// anything for the topic yet. What no group could commit is passed over.
+func (c *Catalog) adoptOffset(topic uint64, o *AdoptedOffset, clockMs int64) {
+	tp := TP{Topic: topic, Partition: o.Partition}
+	if len(o.Group) > MaxGroupID || o.Offset < 0 || !c.hasPartition(tp) {
+		return
+	}
+	commit := OffsetCommit{Group: string(o.Group), RetentionMs: -1}
+	to := OffsetToCommit{TP: tp, Offset: o.Offset, Metadata: string(o.Metadata)}
+	if metadataTooLarge(to.Metadata) {
+		to.Metadata = ""
+	}
+	c.commitOffset(&commit, &to, clockMs)
 }
 
 // partition is what a topic brought along for a partition, nil if nothing.

@@ -156,6 +156,19 @@ func TestATopicIsAdoptedUnderTheIdReservedForIt(t *testing.T) {
 	}
 	again(t, m.Group)
 
+	m.entry(7)
+	id = m.want("reserve", reserve("c"), Done, 0).Topic
+	_, p = adoptedLog(id, 5)
+	m.want("adopt with offsets", Control(KindAdoptTopic, AdoptTopic{Topic: id, Name: "c", Groups: 3,
+		Adopted: &Adopted{Holders: []string{"a"}, Partitions: []AdoptedPartition{p}},
+		Offsets: []AdoptedOffset{{Group: []byte("g\xff"), Offset: 8, Metadata: []byte("m")}, {Group: []byte("h"), Partition: 1, Offset: 8},
+			{Group: []byte("h"), Offset: -1}}}), Done, 0)
+	want := CommittedOffset{Offset: 8, Metadata: "m", CommitMs: m.ClockMs}
+	if g := m.Catalog.Consumers["g\xff"]; g == nil || g.Offsets[TP{Topic: id}] != want || len(m.Catalog.Consumers) != 1 {
+		t.Errorf("committed offsets: %+v", m.Catalog.Consumers)
+	}
+	again(t, m.Group)
+
 	stale := m.want("reserve", reserve("b"), Done, 0).Topic
 	m.want("created meanwhile", Control(KindCreateTopic, CreateTopic{Name: "b", Partitions: 1, Groups: 1}), Done, 0)
 	m.want("a reservation that ended", adopt(stale, "b", p), Rejected, CodeNotReserved)

@@ -207,7 +207,7 @@ func (c *Catalog) Over(topic uint64) bool {
 	return topic < c.nextTopic && c.Topics[topic] == nil
 }
 
-func (c *Catalog) apply(index uint64, args any) Result {
+func (c *Catalog) apply(index uint64, clockMs int64, args any) Result {
 	var r Result
 	changed := true
 	switch a := args.(type) {
@@ -243,7 +243,7 @@ func (c *Catalog) apply(index uint64, args any) Result {
 	case *ReserveTopic:
 		r, changed = c.reserveTopic(a), false
 	case *AdoptTopic:
-		r = c.adoptTopic(a)
+		r = c.adoptTopic(a, clockMs)
 	}
 	if changed && r.Verdict == Done {
 		c.Version = index

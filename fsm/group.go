@@ -229,7 +229,7 @@ func (g *Group) apply(args any) Result {
 	if r, ok := g.Catalog.applyAccess(g.Index, args); ok {
 		return r
 	}
-	return g.Catalog.apply(g.Index, args)
+	return g.Catalog.apply(g.Index, g.ClockMs, args)
 }
 
 func (g *Group) append(a appendArgs) Result {

@@ -176,6 +176,9 @@ func (a *adopting) tell(one *adopted) {
 			parts = append(parts, p.what+nodeList(p.nodes))
 		}
 	}
+	if r.Groups > 0 {
+		parts = append(parts, fmt.Sprintf("committed offsets of %d consumer groups", r.Groups))
+	}
 	if len(r.Dropped) > 0 {
 		parts = append(parts, "settings left out: "+strings.Join(r.Dropped, ", "))
 	}

@@ -21,6 +21,7 @@ type SurveyBroker interface {
 	Batches(ctx context.Context, topic string, partition int32, from, to int64, fn func(batch []byte) error) error
 	OwnTopicConfig(ctx context.Context, name string) (map[string]string, error)
 	TopicConfig(ctx context.Context, name string) (map[string]string, error)
+	TopicOffsets(ctx context.Context, topic string, partitions int32) ([]broker.GroupOffset, error)
 }
 
 // Surveyor reads the topics that the local broker holds and that are not
@@ -115,6 +116,7 @@ type Survey struct {
 	UUID       string                 `json:"uuid"`
 	Config     map[string]string      `json:"config,omitempty"` // given to the topic itself, and its cleanup.policy
 	Partitions []fsm.AdoptedPartition `json:"partitions"`
+	Offsets    []fsm.AdoptedOffset    `json:"offsets,omitempty"` // what consumer groups have committed for it
 	// Problem is why the topic cannot be adopted, empty if it can.
 	Problem string `json:"problem,omitempty"`
 }
@@ -155,6 +157,21 @@ func (s *Surveyor) Survey(ctx context.Context, name string, topic uint64) (*Surv
 		if out.Partitions = append(out.Partitions, *p); problem != "" {
 			out.Problem = fmt.Sprintf("partition %d %s", n, problem)
 		}
+	}
+	if out.Problem == "" {
+		out.Offsets, err = s.offsets(ctx, name, info.Partitions)
+	}
+	return out, err
+}
+
+func (s *Surveyor) offsets(ctx context.Context, name string, partitions int32) ([]fsm.AdoptedOffset, error) {
+	committed, err := s.b.TopicOffsets(ctx, name, partitions)
+	if err != nil {
+		return nil, err
+	}
+	var out []fsm.AdoptedOffset
+	for _, o := range committed {
+		out = append(out, fsm.AdoptedOffset{Group: []byte(o.Group), Partition: o.Partition, Offset: o.Offset, Metadata: []byte(o.Metadata)})
 	}
 	return out, nil
 }

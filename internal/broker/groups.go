@@ -56,6 +56,20 @@ const groupEmpty = "Empty"
 // OccupiedGroups returns the consumer groups that have members, or may have: a
 // broker that does not tell the groups' states gives all of them.
 func (a *Admin) OccupiedGroups(ctx context.Context) ([]string, error) {
+	list, err := a.listGroups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var groups []string
+	for _, g := range list {
+		if g.GroupState != groupEmpty {
+			groups = append(groups, g.Group)
+		}
+	}
+	return groups, nil
+}
+
+func (a *Admin) listGroups(ctx context.Context) ([]kmsg.ListGroupsResponseGroup, error) {
 	resp, err := a.caller.call(ctx, true, func(v versions) (kmsg.Request, error) {
 		version, err := v.pick(kmsg.ListGroups, minListGroupsVersion, maxListGroupsVersion)
 		req := kmsg.NewPtrListGroupsRequest()
@@ -69,13 +83,7 @@ func (a *Admin) OccupiedGroups(ctx context.Context) ([]string, error) {
 	if err := codeError(list.ErrorCode, nil); err != nil {
 		return nil, fmt.Errorf("list the broker's consumer groups: %w", err)
 	}
-	var groups []string
-	for _, g := range list.Groups {
-		if g.GroupState != groupEmpty {
-			groups = append(groups, g.Group)
-		}
-	}
-	return groups, nil
+	return list.Groups, nil
 }
 
 // describeAtOnce is how many groups one request asks about.

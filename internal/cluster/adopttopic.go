@@ -35,6 +35,7 @@ type AdoptResult struct {
 	Copying    []int32  `json:"copying,omitempty"` // brokers that get a copy
 	Discarded  []int32  `json:"discarded,omitempty"`
 	Aside      []int32  `json:"kept_aside,omitempty"`       // brokers that keep their own, and have no copy
+	Groups     int      `json:"groups"`                     // consumer groups whose committed offsets came along
 	Dropped    []string `json:"dropped_settings,omitempty"` // settings that the cluster cannot keep
 }
 
@@ -71,7 +72,7 @@ func (c *Cluster) Adopt(ctx context.Context, o AdoptOrder) (*AdoptResult, error)
 	config, dropped := proxy.AdoptableSettings(p.survey.Config)
 	p.result.TopicID, p.result.Dropped = r.Topic, dropped
 	if _, err := c.submit(ctx, fsm.CatalogGroup, fsm.KindAdoptTopic, fsm.AdoptTopic{Topic: r.Topic, Name: o.Topic,
-		Groups: c.cfg.Groups, Config: config, Adopted: p.adopted()}); err != nil {
+		Groups: c.cfg.Groups, Config: config, Adopted: p.adopted(), Offsets: p.survey.Offsets}); err != nil {
 		return nil, err
 	}
 	c.log.Info("adopted a topic that brokers held", "topic", o.Topic, "topic-id", r.Topic, "from", p.source,
@@ -195,6 +196,11 @@ func (p *adoptPlan) decide(nodes []int32) error {
 	for _, part := range p.survey.Partitions {
 		r.Offsets += part.End - part.Start
 	}
+	groups := make(map[string]bool)
+	for _, o := range p.survey.Offsets {
+		groups[string(o.Group)] = true
+	}
+	r.Groups = len(groups)
 	var differ []string
 	for _, id := range nodes {
 		t, has := p.copies[id]

@@ -72,6 +72,9 @@ type Config struct {
 	// Foreign reads what the local broker holds that is not Lockstep's; nil:
 	// nothing can be adopted.
 	Foreign ForeignTopics
+	// AutoAdopt has topics that need no choice adopted without an order
+	// (topics.adopt: auto).
+	AutoAdopt bool
 
 	// GroupBroker is the local broker's consumer groups; nil: it has none.
 	GroupBroker GroupBroker
@@ -90,6 +93,8 @@ type Config struct {
 
 	clock func() time.Time // time.Now, except in tests that suspend the process
 	quiet time.Duration    // quietAfter, except in tests that do not wait for it
+
+	adoptEvery time.Duration // adoptEvery, except in tests
 }
 
 // Cluster implements what the proxy asks of the node.
@@ -173,6 +178,9 @@ func (c *Cluster) Open() {
 	c.run(func() { c.balanceLoop(c.ctx) })
 	c.run(func() { c.rebuildLoop(c.ctx) })
 	c.run(func() { c.refusalLoop(c.ctx) })
+	if c.cfg.Foreign != nil {
+		c.run(func() { c.adoptLoop(c.ctx) })
+	}
 	c.run(func() { c.commitLoop(c.ctx) })
 	c.run(func() { c.reads.run(c.ctx, c.followCatalog) })
 	c.run(func() { c.coordinatorLoop(c.ctx) })
