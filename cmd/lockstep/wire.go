@@ -70,7 +70,7 @@ func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 		Self:  cfg.Node.ID, ClusterID: cfg.Cluster.ID, Version: version, Peers: nodeCfg.Peers, Groups: nodeCfg.Groups,
 		MaxBatchBytes: int(cfg.Raft.MaxEntryBytes),
 		Broker:        n.broker.Report, BrokerChanged: n.broker.health.Changed, Recovery: n.recovery,
-		Foreign:     apply.NewSurveyor(n.applier, n.broker), AutoAdopt: cfg.Topics.Adopt == configs.AdoptAuto,
+		Foreign: apply.NewSurveyor(n.applier, n.broker), AutoAdopt: cfg.Topics.Adopt == configs.AdoptAuto,
 		GroupBroker: n.broker, OffsetsRetention: cfg.Groups.OffsetsRetention,
 		AccessApplied:    n.access.Applied(),
 		AutoRebuild:      cfg.Recovery.Rebuild == configs.RebuildAuto,
