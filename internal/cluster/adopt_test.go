@@ -174,16 +174,15 @@ func TestAdoptRefusesWhatCannotBeCopied(t *testing.T) {
 
 func TestAutoAdoptTakesWhatNeedsNoChoice(t *testing.T) {
 	held := map[int32]*foreignBroker{1: {}, 2: {}, 3: {}}
-	held[1].put("one", 5, 1)
-	held[1].put("two", 5, 1)
-	held[2].put("two", 7, 2)
-	held[3].put("busy", 1, 1)
 	r := running(t, func(c *Config) {
 		c.Foreign, c.AutoAdopt, c.adoptEvery = held[c.Self], true, 50*time.Millisecond
 		if c.Self == 3 {
 			c.Foreign = &growingBroker{foreignBroker: held[3]}
 		}
 	})
+	held[1].put("one", 5, 1)
+	held[1].put("two", 5, 1)
+	held[2].put("two", 7, 2)
 	m := r.members[2]
 	r.sees(m, "the topic without a choice", func(s *snapshot) bool { return leads(s, "one", 0) > 0 })
 	// It has been looked at the others as often by now.
