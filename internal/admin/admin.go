@@ -54,6 +54,7 @@ func New(cfg Config, c *cluster.Cluster, n *node.Node, b Broker) *Server {
 	mux.HandleFunc("GET /livez", s.livez)
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.HandleFunc("GET /status", s.status)
+	mux.HandleFunc("GET /{$}", s.page)
 	mux.HandleFunc("GET /digest", s.digest)
 	mux.HandleFunc("GET /partitions", s.partitions)
 	mux.HandleFunc("POST /rebuild", s.rebuild)

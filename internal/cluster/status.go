@@ -8,6 +8,7 @@ import (
 
 	"lockstep/fsm"
 	"lockstep/internal/apply"
+	"lockstep/internal/node"
 )
 
 func itoa(n int32) string { return strconv.Itoa(int(n)) }
@@ -26,6 +27,9 @@ type Status struct {
 	// Rebuilds are the topics that are made anew on the node that was asked,
 	// or should be.
 	Rebuilds []RebuildStatus `json:"rebuilds,omitempty"`
+	// LeaderChanges are the last ones that the node that was asked saw since
+	// it started, the newest first.
+	LeaderChanges []node.LeaderChange `json:"leader_changes,omitempty"`
 }
 
 // NodeStatus is one member.
@@ -40,6 +44,12 @@ type NodeStatus struct {
 	Problem     string            `json:"problem,omitempty"`
 	Broker      BrokerStatus      `json:"broker"`
 	Recovery    *RecoveryReport   `json:"recovery,omitempty"`
+	Rack        string            `json:"rack,omitempty"`
+	State       NodeState         `json:"state"`
+	// Silent is for how long nothing was heard of the node, -1 if nothing ever was.
+	Silent time.Duration `json:"silent_ns"`
+	// Coordinators counts the slots whose consumer groups the node coordinates.
+	Coordinators int `json:"coordinator_slots"`
 }
 
 // BrokerStatus is a member's broker.
@@ -87,6 +97,7 @@ func (c *Cluster) Status() Status {
 		if n.Problem == "" {
 			n.Problem = strangers[id]
 		}
+		c.addState(&n, news[id], s.view.Coordinators)
 		out.Nodes = append(out.Nodes, n)
 		out.addProblems(&n)
 		out.addRecovery(id, n.Recovery)
@@ -119,6 +130,7 @@ func (c *Cluster) Status() Status {
 	if out.NotReady > 0 {
 		out.Problems = append(out.Problems, strconv.Itoa(out.NotReady)+" partitions have no leader that can serve them")
 	}
+	out.LeaderChanges = c.node.LeaderChanges()
 	out.Rebuilds = c.Rebuilds()
 	for _, r := range out.Rebuilds {
 		out.Problems = append(out.Problems, "topic "+r.Topic+" is not whole on node "+itoa(c.cfg.Self)+": rebuild: "+r.Stage+" "+r.Reason)
@@ -140,7 +152,7 @@ func (c *Cluster) strangers(news map[int32]*Announcement) map[int32]string {
 func (c *Cluster) nodeStatus(id int32, a *Announcement, reg *fsm.CatalogNode) NodeStatus {
 	n := NodeStatus{ID: id, Raft: c.cfg.Peers[id], Broker: BrokerStatus{State: "unknown"}}
 	if reg != nil {
-		n.Kafka, n.Admin, n.Incarnation = reg.Listeners, reg.Admin, reg.Incarnation
+		n.Kafka, n.Admin, n.Incarnation, n.Rack = reg.Listeners, reg.Admin, reg.Incarnation, reg.Rack
 	}
 	if a == nil {
 		return n

@@ -71,8 +71,10 @@ func (g *Group) tellLeader(r *raft.Raft, s *leaderStory, leader int32) {
 		gap = time.Since(s.since)
 	}
 	if s.first || leader != s.old || !s.lost.IsZero() {
-		g.log.Info("leader changed", "group", g.ID, "old", s.old, "new", leader, "term", r.CurrentTerm(),
-			"why", g.why(s.first, s.old, leader), "gap", gap.Round(time.Millisecond).String())
+		l := LeaderChange{At: time.Now(), Group: g.ID, From: s.old, To: leader, Term: r.CurrentTerm(),
+			Why: g.why(s.first, s.old, leader), Gap: gap.Round(time.Millisecond)}
+		g.n.changes.add(l)
+		g.log.Info("leader changed", "group", g.ID, "old", l.From, "new", l.To, "term", l.Term, "why", l.Why, "gap", l.Gap.String())
 	}
 	s.old, s.lost, s.first = leader, time.Time{}, false
 	g.setLeader(leader)
@@ -106,8 +108,10 @@ func (g *Group) why(first bool, old, leader int32) string {
 		return "first leader seen since this node started"
 	case old == leader:
 		return fmt.Sprintf("node %d lost its majority and won again", leader)
+	case time.Since(g.n.changes.diedAt(old)) < noteValid:
+		return fmt.Sprintf("the process of node %d is gone: killed or crashed", old)
 	default:
-		return fmt.Sprintf("no heartbeat from node %d", old)
+		return fmt.Sprintf("no heartbeat from node %d within the election timeout", old)
 	}
 }
 

@@ -29,6 +29,7 @@ type Node struct {
 	wg     sync.WaitGroup
 
 	breakers breakers
+	changes  leaderChanges // written by the groups' watchers
 
 	failed  chan struct{} // closed by fail
 	failErr error         // set before failed is closed

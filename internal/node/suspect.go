@@ -89,6 +89,7 @@ func (n *Node) refuses(ctx context.Context, peer int32) bool {
 // peerDied hastens an election in every group that the peer led.
 func (n *Node) peerDied(ctx context.Context, peer int32) {
 	n.log.Info("peer's process is gone", "node", peer)
+	n.changes.noteDeath(peer)
 	for _, g := range n.groups {
 		if g.Leader.Get() == peer {
 			n.spawn(func() { g.hasten(ctx, peer) })
