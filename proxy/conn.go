@@ -21,11 +21,14 @@ import (
 type slot struct {
 	doneCh   chan struct{} // closed by finish
 	finished atomic.Bool
+	awaited  atomic.Bool // the writer waits for it
 
 	// Set by finish, read by the writer after doneCh.
-	resp     []byte // the frame without its length; nil: nothing to write
-	held     *lease // response bytes
-	closeErr error  // close the connection instead of answering
+	resp     []byte  // the frame without its length; nil: nothing to write
+	rest     *stream // what follows resp, nil if nothing does
+	size     int     // of the frame, with rest
+	held     *lease  // response bytes
+	closeErr error   // close the connection instead of answering
 
 	request *lease // the request's bytes; released by the writer
 }
@@ -162,6 +165,7 @@ func (c *conn) answer(w *bufio.Writer, s *slot) error {
 		if err := w.Flush(); err != nil {
 			return fmt.Errorf("%w: %w", errClientWrite, err)
 		}
+		s.awaited.Store(true)
 		select {
 		case <-s.doneCh:
 		case <-c.deadCh:
@@ -172,7 +176,11 @@ func (c *conn) answer(w *bufio.Writer, s *slot) error {
 		_ = w.Flush() // what precedes is owed; the close follows in any case
 		return s.closeErr
 	}
-	if s.resp != nil {
+	if s.rest != nil {
+		if err := c.passOn(w, s); err != nil {
+			return err
+		}
+	} else if s.resp != nil {
 		if err := kafkawire.WriteFrame(w, s.resp); err != nil {
 			return fmt.Errorf("%w: %w", errClientWrite, err)
 		}
@@ -187,11 +195,32 @@ func (c *conn) answer(w *bufio.Writer, s *slot) error {
 	return nil
 }
 
+// passOn writes an answer while it comes from the broker. After an error the
+// client has a part of it, and nothing may follow.
+func (c *conn) passOn(w *bufio.Writer, s *slot) error {
+	_, err := w.Write(kafkawire.AppendFrameSize(nil, s.size))
+	if err == nil {
+		_, err = w.Write(s.resp)
+	}
+	if err == nil {
+		err = w.Flush()
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errClientWrite, err)
+	}
+	if err := s.rest.passTo(c.nc, c.srv.cfg.Limits.WriteTimeout); err != nil {
+		return fmt.Errorf("%w: %w", errStreamCut, err)
+	}
+	s.rest.end(nil)
+	return nil
+}
+
 // settle gives back what a slot holds, now or when its work ends.
 func (c *conn) settle(s *slot) {
 	c.inFlight.Add(-1)
 	select {
 	case <-s.doneCh:
+		s.rest.end(errStreamCut) // unless it was passed on
 		s.held.release()
 		s.request.release()
 	default:
@@ -206,6 +235,7 @@ func (s *slot) abandon() {
 		return
 	}
 	<-s.doneCh // finish is between its two steps
+	s.rest.end(errStreamCut)
 	s.held.release()
 	s.request.release()
 }

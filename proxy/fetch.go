@@ -94,7 +94,11 @@ func handleFetch(r *request) error {
 		return f.askRest()
 	default:
 		wait := time.Duration(max(req.MaxWaitMs, 0)) * time.Millisecond
-		r.forward(wait+r.c.srv.cfg.Limits.UpstreamTimeout, f.lostBy, f.answerWhole)
+		c := &call{timeout: wait + r.c.srv.cfg.Limits.UpstreamTimeout, lostBy: f.lostBy, done: f.answerWhole}
+		if len(f.parts) == 1 && !f.compacted {
+			c.offer = f.answerStream
+		}
+		r.forwardCall(c)
 	}
 	return nil
 }
@@ -181,6 +185,25 @@ func (f *fetching) answerWhole(raw []byte, held *lease, err error) {
 		return
 	}
 	f.finish(decoded, held, unsure)
+}
+
+// answerStream is answerWhole while the answer comes, if there is nothing in it
+// that only the whole answer shows. It runs on the link's reader.
+func (f *fetching) answerStream(head []byte, size int, rest *stream) bool {
+	h, slot := &f.r.h, f.r.slot
+	if !slot.awaited.Load() || f.lostSince() {
+		return false
+	}
+	_, body, err := kafkawire.ParseResponseHeader(h.Key, h.Version, head)
+	if err != nil || !kafkawire.PatchFetchHead(h.Version, size-(len(head)-len(body)), body) {
+		return false
+	}
+	theirs := correlationOf(head)
+	if kafkawire.SetCorrelationID(head, h.CorrelationID) != nil || !slot.finishStream(head, size, rest) {
+		_ = kafkawire.SetCorrelationID(head, theirs) // it is read to the end, and matched
+		return false
+	}
+	return true
 }
 
 // askRest fetches the partitions that are ours, without waiting: the others

@@ -110,7 +110,13 @@ func (r *request) abandon(err error) { r.slot.finish(nil, nil, err) }
 
 // forward passes the request's own frame to the broker.
 func (r *request) forward(timeout time.Duration, lostBy func(*View) bool, done func(resp []byte, held *lease, err error)) {
-	r.c.up.send(r.c.ctx, &call{frame: r.frame, timeout: timeout, lostBy: lostBy, done: done})
+	r.forwardCall(&call{timeout: timeout, lostBy: lostBy, done: done})
+}
+
+func (r *request) forwardCall(c *call) {
+	c.frame = r.frame
+	lostBy := c.lostBy
+	r.c.up.send(r.c.ctx, c)
 	if lostBy != nil && lostBy(r.c.srv.cluster.View()) {
 		// The view changed between the handler's look and the queueing, when
 		// the watcher could not see the call yet.

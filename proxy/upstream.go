@@ -49,6 +49,10 @@ type call struct {
 	// goroutine, or by send itself if nothing could be sent.
 	done func(resp []byte, held *lease, err error)
 
+	// offer, if not nil, may take a large answer in place of done, while it
+	// comes. Called from the link's reader goroutine.
+	offer offer
+
 	corr int32 // set by the link
 }
 
@@ -286,6 +290,9 @@ func (l *link) readAnswers() error {
 		if err != nil {
 			return err
 		}
+		if resp == nil {
+			continue // it was passed on
+		}
 		l.mu.Lock()
 		var c *call
 		if len(l.pending) > 0 {
@@ -294,7 +301,7 @@ func (l *link) readAnswers() error {
 			l.armLocked()
 		}
 		l.mu.Unlock()
-		corr := int32(binary.BigEndian.Uint32(resp))
+		corr := correlationOf(resp)
 		if c == nil {
 			held.release()
 			return fmt.Errorf("%w: an answer to no request", errUpstreamGarbage)
@@ -309,8 +316,12 @@ func (l *link) readAnswers() error {
 	}
 }
 
+// correlationOf is the correlation id that an answer begins with.
+func correlationOf(resp []byte) int32 { return int32(binary.BigEndian.Uint32(resp)) }
+
 // readAnswer reads one response frame, having taken its bytes from the budgets
-// of responses first: a client that does not read its answers gets no more.
+// of responses first: a client that does not read its answers gets no more. It
+// returns none if the answer was passed on while it came.
 func (l *link) readAnswer() ([]byte, *lease, error) {
 	var size [4]byte
 	if _, err := io.ReadFull(l.nc, size[:]); err != nil {
@@ -319,6 +330,10 @@ func (l *link) readAnswer() ([]byte, *lease, error) {
 	n := int(int32(binary.BigEndian.Uint32(size[:])))
 	if n < 4 || n > l.limits.MaxResponseBytes {
 		return nil, nil, fmt.Errorf("%w: response of %d bytes, limit %d", errUpstreamGarbage, n, l.limits.MaxResponseBytes)
+	}
+	passed, head, err := l.tryStream(n)
+	if passed || err != nil {
+		return nil, nil, err
 	}
 	own, err := l.own.acquire(l.ctx, int64(n))
 	if err != nil {
@@ -331,7 +346,7 @@ func (l *link) readAnswer() ([]byte, *lease, error) {
 	}
 	held := newLease(leasePart{l.own, own}, leasePart{l.responses, all})
 	resp := takeBuffer(n)
-	if _, err := io.ReadFull(l.nc, resp); err != nil {
+	if _, err := io.ReadFull(l.nc, resp[copy(resp, head):]); err != nil {
 		held.release()
 		return nil, nil, fmt.Errorf("%w: read: %w", errUpstreamLost, err)
 	}
