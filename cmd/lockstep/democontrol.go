@@ -47,6 +47,7 @@ type demoMember struct {
 	Broker    string `json:"broker"`
 	PID       int    `json:"pid"`
 	BrokerPID int    `json:"broker_pid"`
+	Dead      bool   `json:"dead"` // one of the two has ended
 }
 
 // demoControl is how another process has the demo kill and start its nodes.
@@ -154,7 +155,7 @@ func (d *demo) do(ctx context.Context, req controlRequest) controlAnswer {
 	var a controlAnswer
 	for i, n := range d.nodes {
 		a.Nodes = append(a.Nodes, demoMember{ID: int32(n.id), Kafka: n.kafka, Admin: n.admin, Broker: n.broker,
-			PID: d.proxies[i].PID(), BrokerPID: d.brokers[i].PID()})
+			PID: d.proxies[i].PID(), BrokerPID: d.brokers[i].PID(), Dead: hasEnded(d.proxies[i]) || hasEnded(d.brokers[i])})
 	}
 	return a
 }

@@ -104,6 +104,9 @@ func killOnce(ctx context.Context, dir string, cfg *killConfig, out io.Writer, b
 	for _, m := range members {
 		d.Nodes = append(d.Nodes, drill.Node{ID: m.ID, Kafka: m.Kafka, Broker: m.Broker})
 	}
+	if err := nodes.startDead(ctx, bar); err != nil {
+		return err
+	}
 	result, err := drill.Run(ctx, d, nodes)
 	bar.Done()
 	if err != nil {
@@ -145,6 +148,21 @@ func (n *killable) Start(ctx context.Context, id int32) error {
 		n.dead = 0
 	}
 	return err
+}
+
+// startDead starts nodes that are dead, as one that a killed drill left: there
+// would be no majority without the next.
+func (n *killable) startDead(ctx context.Context, bar *progress.Bar) error {
+	for _, m := range n.members {
+		if !m.Dead {
+			continue
+		}
+		bar.Printf("node %d or its broker is dead: starting it", m.ID)
+		if err := n.Start(ctx, m.ID); err != nil {
+			return fmt.Errorf("start node %d: %w", m.ID, err)
+		}
+	}
+	return nil
 }
 
 // startAgain brings back a node that an interrupted drill left dead.

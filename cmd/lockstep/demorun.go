@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -215,9 +214,6 @@ func demoEnv() []string {
 	return out
 }
 
-// command is how this program was called, with other arguments.
-func command(args ...string) string { return strings.Join(append([]string{os.Args[0]}, args...), " ") }
-
 // look passes on when a member ends.
 func (d *demo) look(m member) {
 	d.watchers.Go(func() {
@@ -321,13 +317,6 @@ func (d *demo) serve(ctx context.Context) {
 	}
 }
 
-func howEnded(m member) string {
-	if err := m.Err(); err != nil {
-		return err.Error()
-	}
-	return "exit status 0"
-}
-
 // stop stops the proxies, then the brokers, and returns when all are gone. A
 // member that ended before was reported when it did.
 func (d *demo) stop() error {
@@ -366,47 +355,4 @@ func stopAll(members []member) []error {
 	}
 	wg.Wait()
 	return errs
-}
-
-// lastOf returns the end of a log file for a message.
-func lastOf(file string) string {
-	raw, err := os.ReadFile(file)
-	if err != nil {
-		return err.Error()
-	}
-	if len(raw) > logTail {
-		raw = raw[len(raw)-logTail:]
-		if _, rest, ok := bytes.Cut(raw, []byte("\n")); ok {
-			raw = rest
-		}
-	}
-	return file + " ends with:\n" + strings.TrimSpace(string(raw))
-}
-
-// hints says what to type next.
-func (d *demo) hints() {
-	// The one to kill is neither of those that the commands use.
-	first, victim, last := d.nodes[0], 1, d.nodes[demoNodes-1]
-	flags, killLeader := "", []string{"demo", "kill-leader"}
-	if d.cfg.dir != defaultDemoDir {
-		killLeader = append(killLeader, "--data-dir", d.cfg.dir)
-	}
-	if first.admin != defaultAdmin[0] {
-		flags = " --admin " + first.admin
-	}
-	d.say(`
-in another terminal:
-  kcat -b %[1]s -L
-  seq 1000 | kcat -b %[1]s -t numbers -P
-  kcat -b %[2]s -t numbers -C -e -o beginning
-  %[3]s
-  %[4]s
-kill a leader with its broker under load, and have everything read back and counted:
-  %[8]s
-or kill node %[7]d yourself and do all of it again (verify --allow-missing):
-  kill -9 %[5]d %[6]d
-Ctrl-C stops everything and keeps the data`,
-		first.kafka, last.kafka, command("status"+flags), command("verify"+flags),
-		d.proxies[victim].PID(), d.brokers[victim].PID(), d.nodes[victim].id,
-		command(killLeader...))
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"syscall"
 
+	"lockstep/internal/drill"
 	"lockstep/internal/verify"
 )
 
@@ -18,6 +19,7 @@ var nextSteps = []struct {
 	cause []error
 	next  string
 }{
+	{[]error{drill.ErrSlow}, "see with lockstep status which node is missing; the nodes' logs are in the demo's --data-dir"},
 	{[]error{verify.ErrOtherCluster}, "name with --admin the nodes of one cluster only"},
 	{[]error{verify.ErrNoTopic}, "check the topic's name; lockstep verify without --topic shows all"},
 	{[]error{syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH},

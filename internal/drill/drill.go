@@ -24,7 +24,7 @@ const (
 // dead, and after it came back.
 type phases struct{ before, down, after time.Duration }
 
-// ErrSlow is returned when something did not happen within its time; what
+// ErrSlow is returned when something did not happen within Config.Timeout; what
 // follows it says what.
 var ErrSlow = errors.New("not in time")
 
@@ -148,6 +148,9 @@ func (d *drill) run(ctx context.Context) (*Result, error) {
 	if err := d.within(ctx, "the topic has leaders", w.prepare); err != nil {
 		return nil, err
 	}
+	if err := d.within(ctx, "all nodes serve", d.nodes.Recovered); err != nil {
+		return nil, err
+	}
 	d.cfg.Say("writing numbered records to topic %s, %d a second over %d partitions", d.cfg.Topic, d.cfg.Rate, partitions)
 	d.step("writing")
 	w.start()
@@ -247,7 +250,7 @@ func (d *drill) within(ctx context.Context, what string, do func(context.Context
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case limited.Err() != nil:
-		return fmt.Errorf("%w: %s after %s: %w", ErrSlow, what, d.cfg.Timeout, err)
+		return fmt.Errorf("%w: after %s it is not so that %s: %w", ErrSlow, d.cfg.Timeout, what, err)
 	}
 	return err
 }

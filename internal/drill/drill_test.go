@@ -57,6 +57,7 @@ func TestTally(t *testing.T) {
 type fakeNodes struct {
 	calls []string
 	err   error // of Recovered
+	late  error // of Recovered, after Start
 }
 
 func (n *fakeNodes) Kill(context.Context, int32) error {
@@ -65,7 +66,7 @@ func (n *fakeNodes) Kill(context.Context, int32) error {
 }
 
 func (n *fakeNodes) Start(context.Context, int32) error {
-	n.calls = append(n.calls, "start")
+	n.calls, n.err = append(n.calls, "start"), n.late
 	return nil
 }
 
@@ -109,7 +110,7 @@ func TestDrillCountsWhatIsThere(t *testing.T) {
 		if !r.OK() || r.Acknowledged < partitions || r.Acknowledged != r.Written || len(r.Brokers) != 2 || r.Brokers[1].Records != r.Acknowledged {
 			t.Errorf("%+v", r)
 		}
-		if got := strings.Join(nodes.calls, " "); got != "kill start recovered" {
+		if got := strings.Join(nodes.calls, " "); got != "recovered kill start recovered" {
 			t.Errorf("the nodes were asked to %s", got)
 		}
 		if r.PauseBefore <= 0 || r.Pause <= 0 || r.Pause > 10*time.Second {
@@ -132,7 +133,12 @@ func TestDrillFindsWhatIsLost(t *testing.T) {
 // What is not known is not told.
 func TestDrillNotFinished(t *testing.T) {
 	broken := errors.New("it stays away")
-	if r, err := testDrill(t, &fakeNodes{err: broken}, fakeBroker(t)); !errors.Is(err, broken) || r != nil {
+	nodes := &fakeNodes{err: broken}
+	if r, err := testDrill(t, nodes, fakeBroker(t)); !errors.Is(err, broken) || r != nil || len(nodes.calls) != 1 {
+		t.Errorf("%+v, %v after %q: nobody is killed while a node is away", r, err, nodes.calls)
+	}
+	nodes = &fakeNodes{late: broken}
+	if r, err := testDrill(t, nodes, fakeBroker(t)); !errors.Is(err, broken) || r != nil {
 		t.Errorf("%+v, %v", r, err)
 	}
 	if r, err := testDrill(t, &fakeNodes{}, "127.0.0.1:1"); !errors.Is(err, syscall.ECONNREFUSED) || r != nil {

@@ -187,7 +187,10 @@ func (w *writer) acknowledged(ctx context.Context, since time.Duration) error {
 		select {
 		case <-more:
 		case <-ctx.Done():
-			return fmt.Errorf("partition %d acknowledges nothing: %w", missing, errors.Join(ctx.Err(), why))
+			if why == nil {
+				why = context.Cause(ctx)
+			}
+			return fmt.Errorf("partition %d of %s acknowledges nothing: %w", missing, w.topic, why)
 		}
 	}
 }
