@@ -107,6 +107,16 @@ func TestAHeldTopicIsBoundAsItIs(t *testing.T) {
 	if f, err := NewSurveyor(w.applier, w.local).Foreign(t.Context()); err != nil || len(f) != 0 {
 		t.Errorf("an adopted topic is still foreign: %+v, %v", f, err)
 	}
+	// The topic grows by a partition that nobody wrote to before.
+	second := fsm.TP{Topic: 1, Partition: 1}
+	w.level++
+	w.groups[second] = 1
+	w.commit(1, fsm.Control(fsm.KindOpenAdopted, fsm.Open{Level: w.level, Topic: 1, Name: "old", Total: 2,
+		Partitions: []int32{1}, Revision: 1, Adopted: &fsm.Adopted{Holders: []string{s.UUID}, Partitions: s.Partitions}}))
+	w.send(second, 2)
+	if err := w.visible(second, w.end(second)); err != nil {
+		t.Fatal(err)
+	}
 	w.broker.stop()
 	w.broker.start()
 	w.send(adoptedTP, 3)

@@ -154,6 +154,8 @@ func (p *pipe) source(at *attachment, acked int64) error {
 	l.oldest = r.oldest()
 	l.mu.Unlock()
 	switch {
+	case need > 0 && at.end == 0 && l.birth != nil && need == l.birth.NextOffset:
+		l.f.a.took(l, PathAdopt, "copied-up-to", need)
 	case need > 0 && at.end == 0:
 		l.f.a.took(l, PathWiped, "log-end-offset", at.end, "copied-up-to", need)
 	case need > 0:

@@ -13,6 +13,7 @@ const (
 	PathShorter    Path = "shorter"    // the broker lost acknowledged batches: appends them again from the log
 	PathCopy       Path = "copy"       // the broker ends below the base: a peer's broker has the rest
 	PathWiped      Path = "wiped"      // the same, and it has nothing
+	PathAdopt      Path = "adopt"      // another broker held the topic before it came into the catalog
 	PathRebase     Path = "rebase"     // a leader's snapshot took the place of the log
 	PathDeclare    Path = "declare"    // entries were given up that the broker lacks
 	PathCut        Path = "cut"        // a batch that no broker takes was cut out of the log
@@ -21,12 +22,12 @@ const (
 
 // Paths lists every path.
 func Paths() []Path {
-	return []Path{PathReplay, PathShorter, PathCopy, PathWiped, PathRebase, PathDeclare, PathCut, PathQuarantine}
+	return []Path{PathReplay, PathShorter, PathCopy, PathWiped, PathAdopt, PathRebase, PathDeclare, PathCut, PathQuarantine}
 }
 
 // counts are what Metrics shows. Any goroutine may add.
 type counts struct {
-	paths       [8]atomic.Uint64 // in the order of Paths
+	paths       [9]atomic.Uint64 // in the order of Paths
 	flushes     atomic.Uint64
 	flushErrors atomic.Uint64
 }
@@ -61,6 +62,7 @@ var words = map[Path]string{
 	PathShorter: "the broker's log is shorter than it was: filling it again from the raft log",
 	PathCopy:    "the broker lacks what the raft log no longer holds: copying it from a peer's broker",
 	PathWiped:   "the broker lost the partition: copying it from a peer's broker",
+	PathAdopt:   "another broker held the adopted topic: copying it from there",
 }
 
 // took counts the path that a lane takes, and says so.
@@ -69,6 +71,10 @@ func (a *Applier) took(l *lane, path Path, args ...any) {
 	args = append([]any{"topic", l.name, "partition", l.tp.Partition, "group", l.f.id, "path", path}, args...)
 	if path == PathReplay {
 		a.log.Debug(words[path], args...)
+		return
+	}
+	if path == PathAdopt {
+		a.log.Info(words[path], args...)
 		return
 	}
 	a.log.Warn(words[path], args...)

@@ -18,6 +18,7 @@ type SurveyBroker interface {
 	Topics(ctx context.Context) ([]broker.TopicInfo, error)
 	Topic(ctx context.Context, name string) (broker.TopicInfo, error)
 	LogEnd(ctx context.Context, topic string, partition int32) (start, end int64, err error)
+	LogEnds(ctx context.Context, topic string, partitions int32) (starts, ends map[int32]int64, err error)
 	Batches(ctx context.Context, topic string, partition int32, from, to int64, fn func(batch []byte) error) error
 	OwnTopicConfig(ctx context.Context, name string) (map[string]string, error)
 	TopicConfig(ctx context.Context, name string) (map[string]string, error)
@@ -101,12 +102,12 @@ func (s *Surveyor) bound(uuid [16]byte) bool {
 
 func (s *Surveyor) bounds(ctx context.Context, info broker.TopicInfo) (*ForeignTopic, error) {
 	t := &ForeignTopic{Name: info.Name, UUID: hex.EncodeToString(info.UUID[:])}
+	starts, ends, err := s.b.LogEnds(ctx, info.Name, info.Partitions)
+	if err != nil {
+		return nil, err
+	}
 	for n := range info.Partitions {
-		start, end, err := s.b.LogEnd(ctx, info.Name, n)
-		if err != nil {
-			return nil, fmt.Errorf("read the log ends of topic %s: %w", info.Name, err)
-		}
-		t.Partitions = append(t.Partitions, ForeignPartition{Start: start, End: end})
+		t.Partitions = append(t.Partitions, ForeignPartition{Start: starts[n], End: ends[n]})
 	}
 	return t, nil
 }

@@ -67,6 +67,18 @@ func (r *Reader) LogEnd(ctx context.Context, topic string, partition int32) (sta
 	return start, end, nil
 }
 
+// LogEnds is LogEnd of a topic's first partitions at once.
+func (r *Reader) LogEnds(ctx context.Context, topic string, partitions int32) (starts, ends map[int32]int64, err error) {
+	all := allPartitions(partitions)
+	if starts, err = listOffsets(ctx, r.caller, topic, all, earliestTimestamp); err == nil {
+		ends, err = listOffsets(ctx, r.caller, topic, all, latestTimestamp)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("read log ends of %s: %w", topic, err)
+	}
+	return starts, ends, nil
+}
+
 func (r *Reader) listOffset(ctx context.Context, topic string, partition int32, timestamp int64) (int64, error) {
 	offsets, err := listOffsets(ctx, r.caller, topic, []int32{partition}, timestamp)
 	if err != nil {

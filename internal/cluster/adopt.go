@@ -133,16 +133,27 @@ func (c *Cluster) foreignHere(ctx context.Context, q surveyQuery) ([]apply.Forei
 	return []apply.ForeignTopic{*t}, nil
 }
 
-// askAll asks all nodes what their brokers hold.
+// askAll asks all nodes what their brokers hold. Those that are away keep nobody
+// waiting.
 func (c *Cluster) askAll(ctx context.Context, q surveyQuery) (held map[int32][]apply.ForeignTopic, silent map[int32]string) {
 	held, silent = make(map[int32][]apply.ForeignTopic), make(map[int32]string)
 	payload, err := json.Marshal(q)
 	if err != nil {
 		return held, silent
 	}
+	news, _ := c.roster.fresh()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for id := range c.cfg.Peers {
+		if a := news[id]; a == nil || !a.Broker.Up {
+			mu.Lock()
+			silent[id] = "the node is not heard of"
+			if a != nil {
+				silent[id] = "its broker is unreachable"
+			}
+			mu.Unlock()
+			continue
+		}
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
