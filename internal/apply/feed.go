@@ -53,12 +53,10 @@ func (r *resume) end(tp fsm.TP) int64 {
 // oldest is the first entry that is not on the broker: what must be copied may
 // be of any up to the base.
 func (r *resume) oldest() uint64 {
-	copies := r.birth != nil && r.pos < r.birth.NextOffset
-	for _, p := range r.from.Partitions { // one
-		copies = copies || r.pos < p.NextOffset
-	}
-	if copies {
-		return max(r.from.Index, 1)
+	for _, p := range r.from.Partitions { // one, or none: what a birth lacks is of an entry after the base
+		if r.pos < p.NextOffset {
+			return max(r.from.Index, 1)
+		}
 	}
 	return r.from.Index + 1
 }
