@@ -154,6 +154,25 @@ func TestAdoptLeavesAConflictToTheOperator(t *testing.T) {
 	})
 }
 
+// A node that dies right after its entry leaves nothing undone: whoever leads the
+// catalog brings the groups to it.
+func TestAdoptionIsFinishedByTheCatalogsLeader(t *testing.T) {
+	r, _ := foreignRig(t)
+	n := r.members[3].node
+	id := r.submit(n, fsm.CatalogGroup, fsm.KindReserveTopic, fsm.ReserveTopic{Name: "old"}).Topic
+	r.submit(n, fsm.CatalogGroup, fsm.KindAdoptTopic, fsm.AdoptTopic{Topic: id, Name: "old", Groups: testGroups,
+		Adopted: &fsm.Adopted{Holders: []string{"x"}, Partitions: []fsm.AdoptedPartition{{End: 3}, {Start: 2, End: 4}}}})
+	r.stop(3)
+	for _, m := range r.members {
+		for p, want := range []int64{3, 4} {
+			r.holds(m, uint32(id-1+uint64(p))%testGroups, "a partition that begins where its log ends", func(g *fsm.Group) bool {
+				part := g.Partitions[fsm.TP{Topic: id, Partition: int32(p)}]
+				return part != nil && part.NextOffset == want
+			})
+		}
+	}
+}
+
 func TestAdoptRefusesWhatCannotBeCopied(t *testing.T) {
 	r, held := foreignRig(t)
 	held[2].put("old", 5, 1)
