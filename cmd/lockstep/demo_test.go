@@ -313,11 +313,15 @@ func TestDemo(t *testing.T) {
 	if err := <-d.exited; err == nil {
 		t.Error("a killed demo has exit code 0")
 	}
+	// Started again at once, it waits for them instead of complaining.
+	next := startDemo(t, bin, dir, ports[:3], ports[3:])
+	next.out.await(t, 60*time.Second, `(?m)^waiting for leaders`)
 	for _, pid := range append(nodes, brokers...) {
 		d.eventually(fmt.Sprintf("process %d has ended with its parent", pid), func() bool {
 			return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
 		})
 	}
+	next.stop()
 }
 
 // goAround writes a record to one broker alone, which verify has to find.

@@ -203,8 +203,10 @@ func findDemo(ctx context.Context, dir string) (*controlClient, []demoMember, er
 		return nil, nil, fmt.Errorf("%w: %s was not written by one", errNoDemo, filepath.Join(dir, controlFile))
 	}
 	nodes, err := c.do(ctx, "nodes", 0)
-	if errors.Is(err, syscall.ECONNREFUSED) {
-		return nil, nil, errNoDemo // it was killed
+	for _, gone := range []error{syscall.ECONNREFUSED, syscall.ECONNRESET, io.EOF, io.ErrUnexpectedEOF} {
+		if errors.Is(err, gone) {
+			return nil, nil, errNoDemo // it was killed, or has just ended
+		}
 	}
 	return c, nodes, err
 }

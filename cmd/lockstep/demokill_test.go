@@ -41,6 +41,9 @@ func TestKillLeader(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.out.await(t, 10*time.Second, `(?m)^node 2 .* start it again with: `)
+	second := mistake{args: []string{"demo", "--data-dir", dir, "--kafka-ports", commas(d.kafka), "--admin-ports", commas(d.admin)},
+		code: exitFailed, says: []string{"a demo runs there already: " + dir, loopback(d.kafka[0]), "or name another --data-dir"}}
+	second.check(t, bin)
 	cmd := exec.CommandContext(t.Context(), bin, d.killLeaderArgs("-o", "json")...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

@@ -81,11 +81,17 @@ func runDemo(ctx context.Context, cfg demoConfig, out io.Writer, ready func(cont
 	if err := os.MkdirAll(cfg.dir, 0o750); err != nil {
 		return fmt.Errorf("make --data-dir: %w", err)
 	}
+	if err := cfg.checkAlone(ctx); err != nil {
+		return err
+	}
 	own, err := cfg.internalPorts()
 	if err != nil {
 		return err
 	}
-	if err := cfg.checkPorts(own); err != nil {
+	if err := cfg.awaitPorts(ctx, own, out); err != nil {
+		if ctx.Err() != nil {
+			return nil // Ctrl-C; nothing was started
+		}
 		return err
 	}
 	d := &demo{cfg: cfg, out: out, killed: make(map[int]bool), ended: make(chan member), quit: make(chan struct{})}
