@@ -2,7 +2,6 @@ package fsm
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 )
 
@@ -59,6 +58,12 @@ type CatalogNode struct {
 	Listeners   map[string]string `json:"listeners"` // advertised host:port by listener name
 	Admin       string            `json:"admin,omitempty"`
 	Raft        string            `json:"raft,omitempty"`
+
+	State  NodeState `json:"state,omitempty"`
+	Later  bool      `json:"later,omitempty"`  // came after the cluster began: see RaftServer
+	Former string    `json:"former,omitempty"` // the incarnation before, which is shut out
+	Again  bool      `json:"again,omitempty"`  // awaited again once it has left
+	Since  uint64    `json:"since,omitempty"`  // index of the last change of State
 }
 
 // CoordinatorSlot says which node coordinates the groups of a slot, and how
@@ -189,6 +194,14 @@ func catalogArgs(k Kind) any {
 		return new(ReserveTopic)
 	case KindAdoptTopic:
 		return new(AdoptTopic)
+	case KindAddNode:
+		return new(AddNode)
+	case KindRemoveNode:
+		return new(RemoveNode)
+	case KindNodeLeft:
+		return new(NodeLeft)
+	case KindNodeJoined:
+		return new(NodeJoined)
 	}
 	return nil
 }
@@ -212,7 +225,15 @@ func (c *Catalog) apply(index uint64, clockMs int64, args any) Result {
 	changed := true
 	switch a := args.(type) {
 	case *RegisterNode:
-		r, changed = c.registerNode(&a.Node)
+		r, changed = c.registerNode(index, &a.Node)
+	case *AddNode:
+		r, changed = c.addNode(index, a)
+	case *RemoveNode:
+		r, changed = c.removeNode(index, a)
+	case *NodeLeft:
+		r, changed = c.nodeLeft(index, a)
+	case *NodeJoined:
+		r, changed = c.nodeJoined(index, a)
 	case *CreateTopic:
 		r = c.createTopic(a)
 	case *TopicOpened:
@@ -253,18 +274,6 @@ func (c *Catalog) apply(index uint64, clockMs int64, args any) Result {
 
 func rejected(code int16, format string, args ...any) Result {
 	return Result{Verdict: Rejected, Code: code, Message: fmt.Sprintf(format, args...)}
-}
-
-func (c *Catalog) registerNode(n *CatalogNode) (Result, bool) {
-	old := c.Nodes[n.ID]
-	if old != nil && old.Incarnation != n.Incarnation {
-		return rejected(codeInvalidRequest, "node %d is registered with incarnation %s", n.ID, old.Incarnation), false
-	}
-	if old != nil && old.Rack == n.Rack && old.Admin == n.Admin && old.Raft == n.Raft && maps.Equal(old.Listeners, n.Listeners) {
-		return Result{}, false
-	}
-	c.Nodes[n.ID] = n
-	return Result{}, true
 }
 
 func (c *Catalog) createTopic(a *CreateTopic) Result {

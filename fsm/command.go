@@ -52,6 +52,10 @@ const (
 	KindAssignCoordinators Kind = 23
 	KindTakeRebuild        Kind = 24
 	KindEndRebuild         Kind = 25
+	KindAddNode            Kind = 26
+	KindRemoveNode         Kind = 27
+	KindNodeLeft           Kind = 28
+	KindNodeJoined         Kind = 29
 
 	// The catalog's consumer-group offsets.
 	KindCommitOffsets Kind = 40

@@ -35,6 +35,9 @@ type Cut struct {
 // higher recovery number. One that is not higher changes nothing.
 type Recover struct {
 	Number int16 `json:"number"`
+	// Survivor is the node that holds what counts from here on: in the catalog
+	// the others are put out.
+	Survivor int32 `json:"survivor,omitempty"`
 }
 
 const codeOffsetOutOfRange = 1 // OFFSET_OUT_OF_RANGE
@@ -69,6 +72,9 @@ func (g *Group) recover(a *Recover) Result {
 	g.Recovery = a.Number
 	for _, p := range g.Partitions {
 		p.recover(a.Number)
+	}
+	if g.Catalog != nil && a.Survivor != 0 && g.Catalog.recoverMembers(g.Index, a.Survivor) {
+		g.Catalog.Version = g.Index
 	}
 	return Result{}
 }

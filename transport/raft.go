@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -22,11 +23,23 @@ const (
 	raftMaxPool = 3
 )
 
-// ServerID is the Raft server id of a node: its decimal id.
+// ServerID is the Raft server id of a node that a cluster began with: its
+// decimal id.
 func ServerID(node int32) raft.ServerID { return raft.ServerID(strconv.Itoa(int(node))) }
 
+// NodeOf is the node of a Raft server id: the decimal number before a dot, or
+// all of it; 0 if it is none.
+func NodeOf(id raft.ServerID) int32 {
+	number, _, _ := strings.Cut(string(id), ".")
+	node, err := strconv.ParseInt(number, 10, 32)
+	if err != nil {
+		return 0
+	}
+	return int32(node)
+}
+
 // RaftTransport makes the Raft transport of one group, with a timeout per
-// request (0: DefaultRaftTimeout). Server ids are ServerID of the node,
+// request (0: DefaultRaftTimeout). NodeOf says whose server ids are,
 // addresses the names in Peers; the current name of an id wins over the address
 // in Raft's own configuration, so that addresses may change.
 //
@@ -77,11 +90,7 @@ func overFreshConn(ask func() error) error {
 // addressOf is the current name of a server, or the one that Raft's own
 // configuration has if there is none.
 func (t *Transport) addressOf(id raft.ServerID, known raft.ServerAddress) raft.ServerAddress {
-	node, err := strconv.ParseInt(string(id), 10, 32)
-	if err != nil {
-		return known
-	}
-	addr, err := t.peerAddr(int32(node))
+	addr, err := t.peerAddr(NodeOf(id))
 	if err != nil {
 		return known
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"time"
 
 	"lockstep/fsm"
@@ -62,27 +61,39 @@ func (n *Node) recovery() int16 {
 
 // judge says whether a node is who the cluster knows under its id.
 func (n *Node) judge(id int32, incarnation string) error {
+	if why := n.shutOut(id, incarnation); why != "" {
+		return errors.New(why)
+	}
 	want, ok := n.onRecord(id)
 	switch {
 	case !ok:
 		return fmt.Errorf("node %d is not registered yet: %w", id, errStranger)
 	case want != incarnation:
-		return fmt.Errorf("node %d has incarnation %.8s, but %.8s is registered: its data_dir is new or another's; it neither votes nor counts until it is readmitted", id, incarnation, want)
+		return fmt.Errorf("node %d has incarnation %.8s, but %.8s is registered: its data_dir is new or another's; it neither votes nor counts until it is readmitted: lockstep members replace %d", id, incarnation, want, id)
 	}
 	return nil
+}
+
+// shutOut says why an incarnation has no place in the cluster any more, empty
+// if it may have one.
+func (n *Node) shutOut(id int32, incarnation string) string {
+	if c := n.registered(id); c != nil {
+		return c.Refusal(incarnation)
+	}
+	return ""
+}
+
+// registered returns what the catalog has of a node, nil if nothing.
+func (n *Node) registered(id int32) (c *fsm.CatalogNode) {
+	n.Catalog().Read(func(s *fsm.Group) { c = s.Catalog.Nodes[id] })
+	return c
 }
 
 // onRecord returns the incarnation that the cluster knows for a node: the
 // catalog's word, else what this node wrote down when it came in.
 func (n *Node) onRecord(id int32) (string, bool) {
-	var registered string
-	n.Catalog().Read(func(s *fsm.Group) {
-		if c := s.Catalog.Nodes[id]; c != nil {
-			registered = c.Incarnation
-		}
-	})
-	if registered != "" {
-		return registered, true
+	if c := n.registered(id); c != nil {
+		return c.Incarnation, c.Incarnation != ""
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -99,7 +110,7 @@ func (n *Node) heardJoin(ctx context.Context, from transport.Hello, payload []by
 	if err := json.Unmarshal(payload, &req); err != nil {
 		return nil, fmt.Errorf("read a join request: %w", err)
 	}
-	answer := joinAnswer{Incarnation: n.cfg.Self.Incarnation, Peers: n.peerIDs()}
+	answer := joinAnswer{Incarnation: n.cfg.Self.Incarnation, Peers: n.Peers()}
 	member, s, err := n.meet(from)
 	if err != nil {
 		return nil, err
@@ -118,8 +129,28 @@ func (n *Node) heardJoin(ctx context.Context, from transport.Hello, payload []by
 		answer.Problem, answer.Refused = err.Error(), !errors.Is(err, errStranger)
 		return json.Marshal(answer)
 	}
+	if answer.Server = n.calledServer(from.NodeID, from.Incarnation); answer.Server == "" {
+		answer.Problem = "registered, but this node has not read it yet: the next answer lets the node in"
+		return json.Marshal(answer)
+	}
 	answer.Admitted, answer.Known = true, n.allKnown()
 	return json.Marshal(answer)
+}
+
+// calledServer is what a node that is let in is called in the groups'
+// configurations, empty if that is not known here yet.
+func (n *Node) calledServer(id int32, incarnation string) string {
+	if c := n.registered(id); c != nil {
+		if c.Incarnation != incarnation {
+			return ""
+		}
+		return c.RaftServer()
+	}
+	founder := string(transport.ServerID(id))
+	if s, ok := serverOf(n.Catalog().Servers(), id); ok && s.ID == founder {
+		return founder
+	}
+	return ""
 }
 
 // meet notes a node that was heard of, as long as this one is not a member.
@@ -145,6 +176,9 @@ func (n *Node) admit(ctx context.Context, from transport.Hello, node fsm.Catalog
 	if node.ID != from.NodeID || node.Incarnation != from.Incarnation {
 		return errors.New("a node can only register itself")
 	}
+	if err := n.expected(node.ID); err != nil {
+		return err
+	}
 	r, err := n.Submit(ctx, fsm.CatalogGroup, fsm.Control(fsm.KindRegisterNode, fsm.RegisterNode{Node: node}))
 	switch {
 	case err != nil:
@@ -158,12 +192,24 @@ func (n *Node) admit(ctx context.Context, from transport.Hello, node fsm.Catalog
 
 func (n *Node) allKnown() map[int32]string {
 	known := make(map[int32]string)
-	for id := range n.cfg.Peers {
+	for _, id := range n.Peers() {
 		if inc, ok := n.onRecord(id); ok {
 			known[id] = inc
 		}
 	}
 	return known
+}
+
+// expected says whether a node may register that the catalog does not have: a
+// founder, which the groups began with, or one that an operator added.
+func (n *Node) expected(id int32) error {
+	if n.registered(id) != nil {
+		return nil
+	}
+	if _, ok := serverOf(n.Catalog().Servers(), id); ok {
+		return nil
+	}
+	return fmt.Errorf("nobody awaits node %d: lockstep members add %d --address HOST:PORT lets it in", id, id)
 }
 
 // register tells the catalog who and where this node is, until it knows.
@@ -204,31 +250,4 @@ func (n *Node) learn(ctx context.Context) {
 			return
 		}
 	}
-}
-
-// writeDown replaces the identity; after a node has entered, only learn does.
-func (n *Node) writeDown() error {
-	registered := make(map[int32]string)
-	n.Catalog().Read(func(s *fsm.Group) {
-		for id, c := range s.Catalog.Nodes {
-			if id != n.cfg.NodeID {
-				registered[id] = c.Incarnation
-			}
-		}
-	})
-	n.mu.Lock()
-	next := *n.identity
-	n.mu.Unlock()
-	next.Known = maps.Clone(next.Known)
-	maps.Copy(next.Known, registered)
-	if maps.Equal(next.Known, n.identity.Known) {
-		return nil
-	}
-	if err := next.save(n.cfg.DataDir); err != nil {
-		return err
-	}
-	n.mu.Lock()
-	n.identity = &next
-	n.mu.Unlock()
-	return nil
 }

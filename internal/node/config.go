@@ -21,6 +21,7 @@ type Config struct {
 	Listen string           // internode port
 	Peers  map[int32]string // host:port by node id, this node included
 	TLS    *transport.TLS   // nil: plaintext
+	Join   bool             // this node enters a cluster that is there, and never begins one
 
 	Groups   uint32
 	LogStore string // StoreWAL or StoreBoltDB

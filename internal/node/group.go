@@ -209,7 +209,7 @@ func (g *Group) outOfOffice(ctx context.Context) error {
 func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
 	c := raft.DefaultConfig()
 	cfg := g.n.cfg
-	c.LocalID = transport.ServerID(cfg.NodeID)
+	c.LocalID = g.n.server()
 	c.HeartbeatTimeout, c.ElectionTimeout = cfg.HeartbeatTimeout, cfg.ElectionTimeout
 	c.LeaderLeaseTimeout, c.CommitTimeout = cfg.LeaseTimeout, cfg.CommitTimeout
 	c.MaxAppendEntries = cfg.MaxAppendEntries
@@ -254,7 +254,7 @@ func (g *Group) prepare(founders *raft.Configuration) error {
 	err = s.stable.Set([]byte(incarnationKey), []byte(g.n.identity.Incarnation))
 	if err == nil && founders != nil {
 		conf := g.raftConfig(nil)
-		_, inmem := raft.NewInmemTransport(raft.ServerAddress(g.n.cfg.Peers[g.n.cfg.NodeID]))
+		_, inmem := raft.NewInmemTransport(raft.ServerAddress(g.n.ownAddress()))
 		err = raft.BootstrapCluster(conf, s.logs, s.stable, raft.NewDiscardSnapshotStore(), inmem, *founders)
 	}
 	if err != nil {

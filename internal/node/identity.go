@@ -32,6 +32,14 @@ type identity struct {
 	// the cluster began or as the catalog registered them since. It is read
 	// before the catalog is.
 	Known map[int32]string `json:"known"`
+
+	// Server is this node's id in the groups' configurations, empty for a
+	// founder: see fsm.CatalogNode.RaftServer.
+	Server string `json:"server,omitempty"`
+
+	// Peers holds the raft addresses that the catalog had last. Nodes that
+	// know each other from there alone must meet before it can be read.
+	Peers map[int32]string `json:"peers,omitempty"`
 }
 
 const identityFile = "identity.json"

@@ -56,6 +56,14 @@ type joinAnswer struct {
 	Known   map[int32]string `json:"known,omitempty"`
 	// Recovery is the member's recovery number.
 	Recovery int16 `json:"recovery,omitempty"`
+	// Server is the asking node's id in the groups' configurations.
+	Server string `json:"server,omitempty"`
+}
+
+// welcome is what the cluster tells a node that it lets in.
+type welcome struct {
+	recovery int16
+	server   string
 }
 
 // sighting is what was seen of a node before the cluster began.
@@ -97,6 +105,10 @@ func (n *Node) joinRound(ctx context.Context, majoritySince *time.Time) (bool, e
 		return n.seekEntry(ctx, answers)
 	}
 	reached := len(answers) + 1
+	if n.cfg.Join {
+		n.setProblem("waiting for a member of the cluster: with raft.join this node begins none")
+		return false, nil
+	}
 	if 2*reached <= len(n.cfg.Peers) {
 		*majoritySince = time.Time{}
 		n.setProblem(fmt.Sprintf("waiting for a majority of the peers: %d of %d are reached", reached, len(n.cfg.Peers)))
@@ -122,9 +134,10 @@ func members(answers map[int32]joinAnswer) bool {
 
 // seekEntry enters a cluster that has begun, if nobody in it objects.
 func (n *Node) seekEntry(ctx context.Context, answers map[int32]joinAnswer) (bool, error) {
-	known, problem := welcome(answers)
+	known, problem := welcomed(answers)
 	if known == nil && problem == "" {
-		known, problem = welcome(n.askAll(ctx, true))
+		answers = n.askAll(ctx, true)
+		known, problem = welcomed(answers)
 	}
 	if known == nil {
 		n.setProblem("the cluster does not let this node in: " + cmp.Or(problem, "it has no leader that could register it yet"))
@@ -133,15 +146,18 @@ func (n *Node) seekEntry(ctx context.Context, answers map[int32]joinAnswer) (boo
 	n.mu.Lock()
 	n.entering = true
 	for _, a := range answers {
-		n.adopted = max(n.adopted, a.Recovery)
+		n.adopted.recovery = max(n.adopted.recovery, a.Recovery)
+		if a.Admitted {
+			n.adopted.server = cmp.Or(a.Server, n.adopted.server)
+		}
 	}
 	n.mu.Unlock()
 	return n.enter(ctx, known, nil)
 }
 
-// welcome returns the incarnations that a member which lets this node in
+// welcomed returns the incarnations that a member which lets this node in
 // knows, else nil, and the problem if one refuses it: that outweighs a welcome.
-func welcome(answers map[int32]joinAnswer) (known map[int32]string, problem string) {
+func welcomed(answers map[int32]joinAnswer) (known map[int32]string, problem string) {
 	for _, a := range answers {
 		switch {
 		case a.Refused:
@@ -164,8 +180,6 @@ func (n *Node) setProblem(p string) {
 	}
 }
 
-func (n *Node) peerIDs() []int32 { return slices.Sorted(maps.Keys(n.cfg.Peers)) }
-
 // askAll asks every peer at once and returns who answered.
 func (n *Node) askAll(ctx context.Context, enter bool) map[int32]joinAnswer {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
@@ -178,7 +192,7 @@ func (n *Node) askAll(ctx context.Context, enter bool) map[int32]joinAnswer {
 	var mu sync.Mutex
 	out := make(map[int32]joinAnswer)
 	var wg sync.WaitGroup
-	for id := range n.cfg.Peers {
+	for _, id := range n.Peers() {
 		if id == n.cfg.NodeID {
 			continue
 		}
@@ -215,8 +229,8 @@ func (n *Node) ask(ctx context.Context, id int32, raw []byte) (joinAnswer, error
 // write the same first configuration, so that it does not matter how many do.
 func (n *Node) begin(ctx context.Context, answers map[int32]joinAnswer) (bool, error) {
 	for id, a := range answers {
-		if !slices.Equal(a.Peers, n.peerIDs()) {
-			n.setProblem(fmt.Sprintf("raft.peers differ: nodes %v here, %v on node %d; make them equal on all nodes", n.peerIDs(), a.Peers, id))
+		if !slices.Equal(a.Peers, n.Peers()) {
+			n.setProblem(fmt.Sprintf("raft.peers differ: nodes %v here, %v on node %d; make them equal on all nodes", n.Peers(), a.Peers, id))
 			return false, nil
 		}
 	}
@@ -226,7 +240,7 @@ func (n *Node) begin(ctx context.Context, answers map[int32]joinAnswer) (bool, e
 		return false, nil
 	}
 	conf := &raft.Configuration{}
-	for _, id := range n.peerIDs() {
+	for _, id := range n.Peers() {
 		conf.Servers = append(conf.Servers, raft.Server{ID: transport.ServerID(id), Address: raft.ServerAddress(n.cfg.Peers[id])})
 	}
 	n.log.Info("no peer has state: beginning the cluster", "reached", len(answers)+1, "peers", len(n.cfg.Peers), "groups", n.cfg.Groups)
@@ -280,7 +294,10 @@ func (n *Node) enter(ctx context.Context, known map[int32]string, founders *raft
 		}
 	}
 	member := *n.identity // nobody else replaces it before this node is a member
-	member.Known, member.Member, member.Recovery = known, true, max(member.Recovery, n.adopted)
+	member.Known, member.Member, member.Recovery = known, true, max(member.Recovery, n.adopted.recovery)
+	if s := n.adopted.server; s != string(transport.ServerID(n.cfg.NodeID)) {
+		member.Server = s
+	}
 	if err := member.save(n.cfg.DataDir); err != nil {
 		return false, err
 	}

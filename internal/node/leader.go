@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -115,13 +114,7 @@ func (g *Group) why(first bool, old, leader int32) string {
 	}
 }
 
-func nodeID(id raft.ServerID) int32 {
-	n, err := strconv.ParseInt(string(id), 10, 32)
-	if err != nil {
-		return 0
-	}
-	return int32(n)
-}
+func nodeID(id raft.ServerID) int32 { return transport.NodeOf(id) }
 
 // Transfer hands leadership of a group that this node leads to another node,
 // which must be caught up. It returns when the other has taken over, or with
@@ -131,13 +124,17 @@ func (g *Group) Transfer(ctx context.Context, to int32, why string) error {
 	if r == nil || r.State() != raft.Leader {
 		return ErrNotLeader
 	}
+	server, ok := serverOf(g.Servers(), to)
+	if !ok || !server.Voter {
+		return fmt.Errorf("transfer group %d to node %d: %w", g.ID, to, errNoVoter)
+	}
 	office := g.Leading.Get()
 	note := transferNote{Group: g.ID, From: g.n.cfg.NodeID, To: to, Why: why}
 	g.setNote(note)
 	g.n.tellAll(methodNote, note)
 	done := make(chan error, 1)
 	go func() {
-		done <- r.LeadershipTransferToServer(transport.ServerID(to), raft.ServerAddress(g.n.cfg.Peers[to])).Error()
+		done <- r.LeadershipTransferToServer(raft.ServerID(server.ID), raft.ServerAddress(server.Address)).Error()
 	}()
 	select {
 	case err := <-done:

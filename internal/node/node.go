@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"sync"
 	"time"
@@ -42,12 +43,14 @@ type Node struct {
 
 	mu        sync.Mutex // guards what follows; never held during input or output
 	identity  *identity
-	met       map[int32]sighting // who was heard of before the cluster began
-	entering  bool               // this node no longer says that it has no state
-	strangers map[int32]stranger // peers kept out
-	problem   string             // why this node is not a member
-	adopted   int16              // recovery number of the cluster that lets this node in
-	closed    bool               // written under life, too
+	peers     map[int32]string             // raft address by node id, this one included; see members.go
+	watched   map[int32]context.CancelFunc // peers that are watched
+	met       map[int32]sighting           // who was heard of before the cluster began
+	entering  bool                         // this node no longer says that it has no state
+	strangers map[int32]stranger           // peers kept out
+	problem   string                       // why this node is not a member
+	adopted   welcome                      // what the cluster says that lets this node in
+	closed    bool                         // written under life, too
 	closeErr  error
 }
 
@@ -73,7 +76,8 @@ func New(cfg Config) *Node {
 	}
 	cfg.Retention.defaults()
 	n := &Node{cfg: cfg, log: cfg.Logger, failed: make(chan struct{}), gone: make(chan struct{}),
-		met: make(map[int32]sighting), strangers: make(map[int32]stranger), problem: notYet}
+		met: make(map[int32]sighting), strangers: make(map[int32]stranger), problem: notYet,
+		peers: maps.Clone(cfg.Peers), watched: make(map[int32]context.CancelFunc)}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	for id := range cfg.Groups {
 		n.groups = append(n.groups, newGroup(n, id))
@@ -110,10 +114,15 @@ func (n *Node) Init() error {
 		n.problem = ""
 	}
 	n.cfg.Self.ID, n.cfg.Self.Incarnation = n.cfg.NodeID, id.Incarnation
+	for peer, addr := range id.Peers {
+		if _, listed := n.peers[peer]; !listed {
+			n.peers[peer] = addr
+		}
+	}
 	n.transport = transport.New(transport.Config{
 		Self: transport.Hello{ClusterID: n.cfg.ClusterID, NodeID: n.cfg.NodeID, Incarnation: id.Incarnation,
 			Groups: int(n.cfg.Groups), Version: n.cfg.Version, Recovery: id.Recovery},
-		Listen: n.cfg.Listen, Peers: n.cfg.Peers, TLS: n.cfg.TLS, Logger: n.log.Named("transport"),
+		Listen: n.cfg.Listen, Peers: n.peers, TLS: n.cfg.TLS, Logger: n.log.Named("transport"),
 	}, n)
 	n.transport.Handle(methodJoin, n.heardJoin)
 	n.transport.Handle(methodSubmit, n.heardSubmit)
@@ -154,12 +163,8 @@ func (n *Node) Open() error {
 	}
 	n.spawn(func() {
 		if n.Member() || n.join(n.ctx) {
+			n.meetPeers()
 			n.spawn(func() { n.learn(n.ctx) })
-			for id := range n.cfg.Peers {
-				if id != n.cfg.NodeID {
-					n.spawn(func() { n.watchPeer(n.ctx, id) })
-				}
-			}
 			n.register(n.ctx)
 		}
 	})
@@ -336,7 +341,7 @@ func (n *Node) tellAll(method uint8, notice any) {
 		n.log.Error("cannot encode a notice", "error", err)
 		return
 	}
-	for id := range n.cfg.Peers {
+	for _, id := range n.Peers() {
 		if id == n.cfg.NodeID {
 			continue
 		}

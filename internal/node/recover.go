@@ -9,7 +9,6 @@ import (
 	"github.com/hashicorp/raft"
 
 	"lockstep/fsm"
-	"lockstep/transport"
 )
 
 // Recovered is what Recover found and did.
@@ -140,10 +139,10 @@ func (g *Group) appendRecovery(s *stores, r *RecoveredGroup, number int16) error
 		return fmt.Errorf("write the term: %w", err)
 	}
 	self := g.n.cfg.NodeID
-	alone := raft.Configuration{Servers: []raft.Server{{ID: transport.ServerID(self), Address: raft.ServerAddress(g.n.cfg.Peers[self])}}}
+	alone := raft.Configuration{Servers: []raft.Server{{ID: g.n.server(), Address: raft.ServerAddress(g.n.ownAddress())}}}
 	return s.logs.StoreLogs([]*raft.Log{
 		{Index: r.LastIndex + 1, Term: r.NewTerm, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(alone)},
 		{Index: r.LastIndex + 2, Term: r.NewTerm, Type: raft.LogCommand,
-			Data: fsm.EncodeEntry(0, []fsm.Command{fsm.Control(fsm.KindRecover, fsm.Recover{Number: number})})},
+			Data: fsm.EncodeEntry(0, []fsm.Command{fsm.Control(fsm.KindRecover, fsm.Recover{Number: number, Survivor: self})})},
 	})
 }

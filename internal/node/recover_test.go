@@ -124,6 +124,12 @@ func TestJoinAfterRecovery(t *testing.T) {
 	c.leader(0)
 	c.start(3)
 	c.registered(1)
+	c.eventually("node 3 is told that nobody awaits it", func() (bool, string) {
+		return strings.Contains(c.nodes[3].Problem(), "members add 3"), c.nodes[3].Problem()
+	})
+	if r, err := c.nodes[1].Submit(c.ctx(), fsm.CatalogGroup, fsm.Control(fsm.KindAddNode, fsm.AddNode{ID: 3, Raft: c.nodes[1].Address(3)})); err != nil || r.Verdict != fsm.Done {
+		t.Fatalf("%+v, %v", r, err)
+	}
 	c.until(c.nodes[1].Catalog(), "node 3 is registered", func(s *fsm.Group) bool { return s.Catalog.Nodes[3] != nil })
 	c.eventually("node 3 is a member", func() (bool, string) { return c.nodes[3].Member(), c.nodes[3].Problem() })
 	if got := c.nodes[3].recovery(); got != 1 {

@@ -3,7 +3,7 @@ package node
 import (
 	"context"
 	"errors"
-	"maps"
+	"fmt"
 	"slices"
 	"syscall"
 	"time"
@@ -35,8 +35,12 @@ const (
 	refusePause = 10 * time.Millisecond
 )
 
-// heardWatch answers methodWatch when the caller gives up or this node stops.
-func (n *Node) heardWatch(ctx context.Context, _ transport.Hello, _ []byte) ([]byte, error) {
+// heardWatch answers methodWatch when the caller gives up or this node stops,
+// and at once to a node that was removed.
+func (n *Node) heardWatch(ctx context.Context, from transport.Hello, _ []byte) ([]byte, error) {
+	if why := n.shutOut(from.NodeID, from.Incarnation); why != "" {
+		return nil, errors.New(why)
+	}
 	select {
 	case <-ctx.Done():
 	case <-n.ctx.Done():
@@ -49,6 +53,10 @@ func (n *Node) heardWatch(ctx context.Context, _ transport.Hello, _ []byte) ([]b
 func (n *Node) watchPeer(ctx context.Context, peer int32) {
 	for ctx.Err() == nil {
 		_, err := n.transport.Call(ctx, peer, methodWatch, nil)
+		var refusal *transport.RemoteError
+		if errors.As(err, &refusal) {
+			n.setProblem(fmt.Sprintf("node %d says: %s", peer, refusal.Error()))
+		}
 		if errors.Is(err, transport.ErrConnLost) && n.refuses(ctx, peer) {
 			n.peerDied(ctx, peer)
 		}
@@ -141,7 +149,7 @@ func (g *Group) hasten(ctx context.Context, dead int32) {
 
 // rank is this node's place among the survivors.
 func (n *Node) rank(dead int32) time.Duration {
-	ids := slices.Sorted(maps.Keys(n.cfg.Peers))
+	ids := n.Peers()
 	ids = slices.DeleteFunc(ids, func(id int32) bool { return id == dead })
 	return time.Duration(slices.Index(ids, n.cfg.NodeID))
 }
