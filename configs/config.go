@@ -54,6 +54,7 @@ type Raft struct {
 	Listen               string        `yaml:"listen"`
 	Advertise            string        `yaml:"advertise"`
 	Peers                []Peer        `yaml:"peers"`
+	Join                 bool          `yaml:"join"`
 	Groups               int           `yaml:"groups"`
 	LogStore             string        `yaml:"log_store"`
 	HeartbeatTimeout     time.Duration `yaml:"heartbeat_timeout"`

@@ -67,7 +67,7 @@ func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 		Current: func(ctx context.Context) error { return n.cluster.CatalogCurrent(ctx) }, Logger: log})
 	n.cluster = cluster.New(cluster.Config{
 		Lease: cfg.Raft.LeaderLeaseTimeout,
-		Self:  cfg.Node.ID, ClusterID: cfg.Cluster.ID, Version: version, Peers: nodeCfg.Peers, Groups: nodeCfg.Groups,
+		Self:  cfg.Node.ID, ClusterID: cfg.Cluster.ID, Version: version, Groups: nodeCfg.Groups,
 		MaxBatchBytes: int(cfg.Raft.MaxEntryBytes),
 		Broker:        n.broker.Report, BrokerChanged: n.broker.health.Changed, Recovery: n.recovery,
 		Foreign: apply.NewSurveyor(n.applier, n.broker), AutoAdopt: cfg.Topics.Adopt == configs.AdoptAuto,
@@ -122,7 +122,7 @@ func nodeConfig(cfg configs.Config, log hclog.Logger) (node.Config, error) {
 	}
 	return node.Config{
 		ClusterID: cfg.Cluster.ID, NodeID: cfg.Node.ID, DataDir: cfg.DataDir, Version: version,
-		Listen: cfg.Raft.Listen, Peers: peers, TLS: secure,
+		Listen: cfg.Raft.Listen, Peers: peers, TLS: secure, Join: cfg.Raft.Join,
 		Groups: uint32(cfg.Raft.Groups), LogStore: cfg.Raft.LogStore,
 		MaxAppendEntries: cfg.Raft.MaxAppendEntries, EntryBytes: int(cfg.Raft.BatchBytes),
 		MaxInFlightEntries: cfg.Raft.MaxInflightEntries, SegmentBytes: int(cfg.Raft.SegmentBytes),

@@ -144,7 +144,7 @@ func (c *Cluster) askAll(ctx context.Context, q surveyQuery) (held map[int32][]a
 	news, _ := c.roster.fresh()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	for id := range c.cfg.Peers {
+	for _, id := range c.node.Peers() {
 		if a := news[id]; a == nil || !a.Broker.Up {
 			mu.Lock()
 			silent[id] = "the node is not heard of"

@@ -66,7 +66,7 @@ func (c *Cluster) Adopt(ctx context.Context, o AdoptOrder) (*AdoptResult, error)
 	if err := c.compareCopies(ctx, p, r.Topic); err != nil {
 		return nil, err
 	}
-	if err := p.decide(slices.Sorted(maps.Keys(c.cfg.Peers))); err != nil {
+	if err := p.decide(c.node.Catalog().Voters()); err != nil {
 		return nil, err
 	}
 	config, dropped := proxy.AdoptableSettings(p.survey.Config)

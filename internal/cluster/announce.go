@@ -57,6 +57,12 @@ type GroupReport struct {
 	// Unsound counts the partitions of which the node's broker has no sound
 	// copy: quarantined, made anew, or not copied to the end.
 	Unsound int `json:"unsound,omitempty"`
+	// Settled: this leader saw no server to add, promote or remove when it had
+	// read the catalog up to here.
+	Settled uint64 `json:"settled,omitempty"`
+	// Servers are the nodes in the group's configuration, as a leader knows
+	// them: true for a voter.
+	Servers map[int32]bool `json:"servers,omitempty"`
 	// Troubled are partitions that are not ready, at most maxTroubled of them.
 	Troubled []apply.PartitionStatus `json:"troubled,omitempty"`
 }
@@ -188,6 +194,11 @@ func (c *Cluster) describeGroup(g *node.Group) GroupReport {
 	}
 	rep.Leading, rep.Term = true, l.Term
 	rep.NotReady = c.notReady(g, l)
+	rep.Settled = c.settles.get(g.ID)
+	rep.Servers = make(map[int32]bool)
+	for _, s := range g.Servers() {
+		rep.Servers[s.Node] = rep.Servers[s.Node] || s.Voter
+	}
 	return rep
 }
 
@@ -265,14 +276,41 @@ func (c *Cluster) publish() {
 	}
 	c.roster.put(a)
 	c.conclude(a)
-	for _, mail := range c.mail {
+	for _, box := range c.mailboxes() {
 		select {
-		case <-mail: // an older one that was not sent yet
+		case <-box.mail: // an older one that was not sent yet
 		default:
 		}
-		mail <- raw // capacity 1, and this goroutine alone fills it
+		box.mail <- raw // capacity 1, and this goroutine alone fills it
 	}
 	c.poke()
+}
+
+// mailbox is what is to be sent to one peer.
+type mailbox struct {
+	mail chan []byte // capacity 1
+	stop context.CancelFunc
+}
+
+// mailboxes returns one for every peer, with a sender behind it.
+func (c *Cluster) mailboxes() map[int32]*mailbox {
+	peers := c.node.Peers()
+	for id, box := range c.mail {
+		if !slices.Contains(peers, id) {
+			box.stop()
+			delete(c.mail, id)
+		}
+	}
+	for _, id := range peers {
+		if id == c.cfg.Self || c.mail[id] != nil {
+			continue
+		}
+		ctx, cancel := context.WithCancel(c.ctx)
+		box := &mailbox{make(chan []byte, 1), cancel}
+		c.mail[id] = box
+		c.run(func() { c.send(ctx, id, box.mail) })
+	}
+	return c.mail
 }
 
 // send delivers announcements to one peer, the newest only.

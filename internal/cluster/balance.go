@@ -3,8 +3,6 @@ package cluster
 import (
 	"cmp"
 	"context"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -69,7 +67,7 @@ func (c *Cluster) handOver(ctx context.Context, g *node.Group, to int32, why str
 // noteWell keeps since when each node could lead any group.
 func (c *Cluster) noteWell(since map[int32]time.Time) {
 	news, _ := c.roster.fresh()
-	for id := range c.cfg.Peers {
+	for _, id := range c.node.Peers() {
 		if !well(news[id]) {
 			delete(since, id)
 		} else if _, ok := since[id]; !ok {
@@ -86,6 +84,12 @@ func well(a *Announcement) bool {
 // 0 if none.
 func (c *Cluster) betterPlace(g *node.Group, l *node.Leadership, wellSince map[int32]time.Time) (int32, string) {
 	news, _ := c.roster.fresh()
+	if c.leaves() {
+		if to := c.bestOther(g, news); to != 0 {
+			return to, "node " + itoa(c.cfg.Self) + " leaves the cluster"
+		}
+		return 0, ""
+	}
 	own := c.cfg.Broker()
 	if !own.Up && time.Since(own.Since) > c.cfg.UnreachableAfter {
 		if to := c.bestOther(g, news); to != 0 {
@@ -96,7 +100,7 @@ func (c *Cluster) betterPlace(g *node.Group, l *node.Leadership, wellSince map[i
 	if mine := news[c.cfg.Self]; mine != nil && own.Up && mine.Groups[g.ID].Unsound > 0 {
 		return c.sounderPlace(g, &mine.Groups[g.ID], news, wellSince)
 	}
-	home := c.home(g.ID)
+	home := c.home(g)
 	delay := c.cfg.RebalanceDelay
 	g.Read(func(s *fsm.Group) {
 		if len(s.Partitions) == 0 {
@@ -113,10 +117,13 @@ func (c *Cluster) betterPlace(g *node.Group, l *node.Leadership, wellSince map[i
 	return home, "node " + itoa(home) + " is the group's home and is well"
 }
 
-// home is the node that leads a group when all are well.
-func (c *Cluster) home(group uint32) int32 {
-	ids := slices.Sorted(maps.Keys(c.cfg.Peers))
-	return ids[int(group)%len(ids)]
+// home is the node that leads a group when all are well, 0 if nobody could.
+func (c *Cluster) home(g *node.Group) int32 {
+	ids := c.staying(g.Voters())
+	if len(ids) == 0 {
+		return 0
+	}
+	return ids[int(g.ID)%len(ids)]
 }
 
 // sounderPlace returns a node that has sound copies of more of the group's
@@ -143,9 +150,14 @@ func (c *Cluster) sounderPlace(g *node.Group, mine *GroupReport, news map[int32]
 // within the lease. A node that has no sound copy of one of the group's
 // partitions does not count. Any goroutine.
 func (c *Cluster) OthersTrusted(group uint32, index uint64) bool {
+	g := c.node.Group(group)
+	return g != nil && c.othersTrusted(g.Voters(), group, index)
+}
+
+func (c *Cluster) othersTrusted(voters []int32, group uint32, index uint64) bool {
 	news, _ := c.roster.fresh()
 	trusted := 0
-	for id := range c.cfg.Peers {
+	for _, id := range voters {
 		a := news[id]
 		if id == c.cfg.Self || !well(a) || int(group) >= len(a.Groups) {
 			continue
@@ -154,7 +166,7 @@ func (c *Cluster) OthersTrusted(group uint32, index uint64) bool {
 			trusted++
 		}
 	}
-	return 2*trusted > len(c.cfg.Peers)-1
+	return 2*trusted > len(voters)-1
 }
 
 // caughtUp says whether a node's broker has what is applied here, or nearly.
@@ -171,7 +183,7 @@ func (c *Cluster) caughtUp(g *node.Group, a *Announcement) bool {
 func (c *Cluster) bestOther(g *node.Group, news map[int32]*Announcement) int32 {
 	var best int32
 	var its *GroupReport
-	for _, id := range slices.Sorted(maps.Keys(news)) {
+	for _, id := range c.staying(g.Voters()) {
 		a := news[id]
 		if id == c.cfg.Self || !well(a) || a.Groups[g.ID].Role != "follower" {
 			continue

@@ -181,7 +181,7 @@ func TestBetterPlace(t *testing.T) {
 // cut; one that lacks a partition does not count.
 func TestOthersTrusted(t *testing.T) {
 	t.Parallel()
-	c := &Cluster{cfg: Config{Self: 1, Peers: map[int32]string{1: "", 2: "", 3: ""}}, roster: roster{news: make(map[int32]*Announcement)}}
+	c := &Cluster{cfg: Config{Self: 1}, roster: roster{news: make(map[int32]*Announcement)}}
 	var number uint64
 	say := func(id int32, trusted uint64, edit func(*Announcement)) {
 		number++
@@ -192,12 +192,12 @@ func TestOthersTrusted(t *testing.T) {
 		c.roster.put(a)
 	}
 	say(1, 1000, nil)
-	if c.OthersTrusted(1, 0) {
+	if c.othersTrusted([]int32{1, 2, 3}, 1, 0) {
 		t.Error("nobody else was heard of")
 	}
 	say(2, 100, nil)
 	say(3, 50, nil)
-	if !c.OthersTrusted(1, 50) || c.OthersTrusted(1, 51) || c.OthersTrusted(7, 0) {
+	if !c.othersTrusted([]int32{1, 2, 3}, 1, 50) || c.othersTrusted([]int32{1, 2, 3}, 1, 51) || c.othersTrusted([]int32{1, 2, 3}, 7, 0) {
 		t.Error("two others hold 50, one of them 100")
 	}
 	for what, edit := range map[string]func(*Announcement){
@@ -208,15 +208,15 @@ func TestOthersTrusted(t *testing.T) {
 			a.Groups[1].tellTrouble([]apply.PartitionStatus{{State: string(apply.StateCopying)}})
 		},
 	} {
-		if say(3, 100, edit); c.OthersTrusted(1, 50) {
+		if say(3, 100, edit); c.othersTrusted([]int32{1, 2, 3}, 1, 50) {
 			t.Errorf("%s, and it counts", what)
 		}
 	}
-	if say(3, 100, nil); !c.OthersTrusted(1, 100) {
+	if say(3, 100, nil); !c.othersTrusted([]int32{1, 2, 3}, 1, 100) {
 		t.Error("both hold it")
 	}
 	c.roster.news[3].heard = time.Now().Add(-lease)
-	if c.OthersTrusted(1, 50) {
+	if c.othersTrusted([]int32{1, 2, 3}, 1, 50) {
 		t.Error("old news count")
 	}
 }

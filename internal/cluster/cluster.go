@@ -47,7 +47,6 @@ type Config struct {
 	Self      int32
 	ClusterID string
 	Version   string
-	Peers     map[int32]string // raft address by node id
 	Groups    uint32
 
 	MaxBatchBytes int // a larger batch is refused before it is proposed
@@ -115,7 +114,7 @@ type Cluster struct {
 	stopping  atomic.Bool
 	changed   chan struct{}          // something to announce; capacity 1
 	dirty     chan struct{}          // something to show; capacity 1
-	mail      map[int32]chan []byte  // by peer; fixed after New
+	mail      map[int32]*mailbox     // by peer; owned by announce
 	view      watch.Value[*snapshot] // what clients are told, and how to route it
 	caught    catalogMark            // owned by build
 	shown     *shownTopics           // owned by build
@@ -128,6 +127,7 @@ type Cluster struct {
 	reads     *barrier
 	leads     map[uint32]*barrier // by group; fixed after Open
 	offices   offices
+	settles   settlements
 }
 
 // New returns a Cluster that does nothing until Open. It registers its peer
@@ -137,36 +137,30 @@ func New(cfg Config, n *node.Node, a Applier) *Cluster {
 		boot: rand.Text(), roster: roster{news: make(map[int32]*Announcement)}, ids: newProducerIDs(), rebuilds: newRebuilds(),
 		visible: visibility{waiting: make(map[uint32]map[*appending]struct{})},
 		commits: committer{wake: make(chan struct{}, 1)}, readiness: readiness{known: make(map[uint32]*groupReadiness)}, reads: newBarrier(), leads: make(map[uint32]*barrier),
-		changed: make(chan struct{}, 1), dirty: make(chan struct{}, 1), mail: make(map[int32]chan []byte)}
+		changed: make(chan struct{}, 1), dirty: make(chan struct{}, 1), mail: make(map[int32]*mailbox), settles: settlements{at: make(map[uint32]uint64)}}
 	c.awake.limit, c.awake.now = cmp.Or(cfg.Lease, defaultLease)/2, cfg.clock
 	if cfg.clock == nil {
 		c.awake.now = time.Now
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	for id := range cfg.Peers {
-		if id != cfg.Self {
-			c.mail[id] = make(chan []byte, 1)
-		}
-	}
 	c.view.Set(c.build())
 	n.Handle(methodAnnounce, c.heard)
 	n.Handle(methodStands, c.heardStands)
 	n.Handle(methodVerified, c.heardVerified)
 	n.Handle(methodReadIndex, c.heardReadIndex)
 	c.handleAdoption()
+	n.Handle(methodTransfer, c.heardTransfer)
 	return c
 }
 
 // Open starts to announce, to watch and to do the duties.
 func (c *Cluster) Open() {
-	for id, mail := range c.mail {
-		c.run(func() { c.send(c.ctx, id, mail) })
-	}
 	for _, g := range c.node.Groups() {
 		c.run(func() { c.watchGroup(c.ctx, g) })
 		b := newBarrier()
 		c.leads[g.ID] = b
 		c.run(func() { b.run(c.ctx, func(ctx context.Context) error { return c.confirmLeader(ctx, g) }) })
+		c.run(func() { c.memberLoop(c.ctx, g) })
 	}
 	c.awake.begin()
 	c.run(func() { c.watchAwake(c.ctx) })

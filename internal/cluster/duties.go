@@ -41,6 +41,7 @@ func (c *Cluster) dutyLoop(ctx context.Context) {
 		if g.Leading.Get() != nil {
 			c.tendTopics(ctx, tending)
 			c.tendCoordinators(ctx, absent)
+			c.tendMembers(ctx)
 		} else {
 			clear(absent) // nothing is known of the time in between
 		}
@@ -222,7 +223,8 @@ func (c *Cluster) inGroups(ctx context.Context, groups []uint32, cmd func(uint32
 func (c *Cluster) tendCoordinators(ctx context.Context, absent map[int32]time.Time) {
 	news, _ := c.roster.fresh()
 	load := make(map[int32]int) // of the fit
-	for id := range c.cfg.Peers {
+	members := c.staying(c.node.Catalog().Voters())
+	for _, id := range members {
 		if a := news[id]; a != nil && a.Broker.Up && !a.Stopping && a.Problem == "" {
 			load[id] = 0
 			delete(absent, id)
@@ -241,14 +243,14 @@ func (c *Cluster) tendCoordinators(ctx context.Context, absent map[int32]time.Ti
 	for i, s := range slots {
 		if _, fit := load[s.Node]; fit {
 			load[s.Node]++
-		} else if since, ok := absent[s.Node]; s.Node == 0 || !ok || time.Since(since) > coordinatorGrace {
+		} else if since, ok := absent[s.Node]; s.Node == 0 || !slices.Contains(members, s.Node) || !ok || time.Since(since) > coordinatorGrace {
 			move = append(move, i)
 		}
 	}
 	if len(move) == 0 {
 		return
 	}
-	if 2*len(load) <= len(c.cfg.Peers) {
+	if 2*len(load) <= len(members) {
 		return // a minority cannot know better
 	}
 	var cmd fsm.AssignCoordinators

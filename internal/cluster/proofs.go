@@ -28,13 +28,14 @@ func (c *Cluster) othersComplete(ctx context.Context, d apply.Damage, force bool
 	if err != nil {
 		return err
 	}
-	others := len(c.cfg.Peers) - 1
+	members := c.node.Catalog().Voters()
+	others := len(members) - 1
 	need := others/2 + 1
 	if force {
 		need = 1
 	}
 	answers := make(chan copyProof, others)
-	for id := range c.cfg.Peers {
+	for _, id := range members {
 		if id != c.cfg.Self {
 			go func() { answers <- c.askProof(ctx, id, d.Topic, ends) }()
 		}

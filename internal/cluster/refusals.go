@@ -94,7 +94,7 @@ func (c *Cluster) survey(ctx context.Context, q standsQuery) (holder int32, all 
 	all = c.stands(q) == apply.StandsRefused
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	for id := range c.cfg.Peers {
+	for _, id := range c.everybody(q.TP) {
 		if id == c.cfg.Self {
 			continue
 		}

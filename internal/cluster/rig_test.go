@@ -264,7 +264,7 @@ func (r *rig) join(id int32, n *node.Node) *member {
 	m := &member{id: id, node: n, broker: new(watch.Value[BrokerReport]),
 		applier: &fakeApplier{node: n, unready: make(map[fsm.TP]bool), trouble: make(map[uint32][]apply.PartitionStatus), concerns: make(map[uint32]uint64)}}
 	m.broker.Set(BrokerReport{Up: true, Since: time.Now()})
-	cfg := Config{Self: id, ClusterID: "test", Version: "test", Peers: r.peers, Groups: testGroups, MaxBatchBytes: 1 << 20,
+	cfg := Config{Self: id, ClusterID: "test", Version: "test", Groups: testGroups, MaxBatchBytes: 1 << 20,
 		Lease:  time.Minute, // a loaded machine is no suspension
 		Broker: m.broker.Get, BrokerChanged: func() <-chan struct{} { _, c := m.broker.Changed(); return c },
 		UnreachableAfter: 100 * time.Millisecond, RebalanceDelay: time.Hour, Logger: hclog.NewNullLogger()}

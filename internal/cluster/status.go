@@ -41,6 +41,7 @@ type NodeStatus struct {
 	Raft        string            `json:"raft"`
 	Admin       string            `json:"admin,omitempty"`
 	Incarnation string            `json:"incarnation,omitempty"`
+	State       string            `json:"state,omitempty"` // awaited, joining or leaving; empty: a member
 	Problem     string            `json:"problem,omitempty"`
 	Broker      BrokerStatus      `json:"broker"`
 	Recovery    *RecoveryReport   `json:"recovery,omitempty"`
@@ -92,7 +93,7 @@ func (c *Cluster) Status() Status {
 	registered := make(map[int32]*fsm.CatalogNode)
 	c.node.Catalog().Read(func(g *fsm.Group) { maps.Copy(registered, g.Catalog.Nodes) })
 	strangers := c.strangers(news)
-	for _, id := range slices.Sorted(maps.Keys(c.cfg.Peers)) {
+	for _, id := range c.listed(registered) {
 		n := c.nodeStatus(id, news[id], registered[id])
 		if n.Problem == "" {
 			n.Problem = strangers[id]
@@ -150,9 +151,9 @@ func (c *Cluster) strangers(news map[int32]*Announcement) map[int32]string {
 }
 
 func (c *Cluster) nodeStatus(id int32, a *Announcement, reg *fsm.CatalogNode) NodeStatus {
-	n := NodeStatus{ID: id, Raft: c.cfg.Peers[id], Broker: BrokerStatus{State: "unknown"}}
+	n := NodeStatus{ID: id, Raft: c.node.Address(id), Broker: BrokerStatus{State: "unknown"}}
 	if reg != nil {
-		n.Kafka, n.Admin, n.Incarnation, n.Rack = reg.Listeners, reg.Admin, reg.Incarnation, reg.Rack
+		n.Kafka, n.Admin, n.Incarnation, n.Rack, n.State = reg.Listeners, reg.Admin, reg.Incarnation, reg.Rack, string(reg.State)
 	}
 	if a == nil {
 		return n
@@ -160,6 +161,9 @@ func (c *Cluster) nodeStatus(id int32, a *Announcement, reg *fsm.CatalogNode) No
 	n.Alive, n.Version, n.Problem, n.Recovery = true, a.Version, a.Problem, a.Recovery
 	if reg == nil && n.Problem == "" {
 		n.Problem = "not in the catalog yet: clients are not told of it"
+	}
+	if n.State == string(fsm.NodeJoining) && n.Problem == "" {
+		n.Problem = "joining: not a voter in every group yet"
 	}
 	n.Broker = BrokerStatus{State: "down", Kind: a.Broker.Kind, Error: a.Broker.Error}
 	if a.Broker.Up {
@@ -170,6 +174,8 @@ func (c *Cluster) nodeStatus(id int32, a *Announcement, reg *fsm.CatalogNode) No
 
 func (s *Status) addProblems(n *NodeStatus) {
 	switch {
+	case n.State == string(fsm.NodeAwaited):
+		s.Problems = append(s.Problems, "node "+itoa(n.ID)+" is awaited: start it with an empty data_dir")
 	case n.Problem != "":
 		s.Problems = append(s.Problems, "node "+itoa(n.ID)+": "+n.Problem)
 	case !n.Alive:

@@ -103,6 +103,9 @@ func (c *Cluster) build() *snapshot {
 	})
 	slices.SortFunc(nodes, func(a, b *fsm.CatalogNode) int { return int(a.ID) - int(b.ID) })
 	for _, n := range nodes {
+		if n.State != fsm.NodeMember && n.State != fsm.NodeLeaving {
+			continue // clients have no business there
+		}
 		a := news[n.ID]
 		alive := a != nil && !a.Stopping || n.ID == c.cfg.Self
 		v.Nodes = append(v.Nodes, proxy.Node{ID: n.ID, Rack: n.Rack, Alive: alive, Listeners: endpoints(n.Listeners)})
