@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +24,7 @@ type cluster struct {
 	t     *testing.T
 	dir   string
 	nodes []*node
+	spare []*node // made, and not in the cluster yet
 }
 
 // healthyWithin bounds every wait for health. A broker that was killed needs
@@ -39,6 +41,8 @@ type clusterOpts struct {
 	embedded bool                        // brokers that are fakes, and start in a moment
 	groups   int                         // of Raft, in place of E2E_GROUPS
 	program  *program                    // in place of the binary under test
+	begin    int                         // nodes that the cluster begins with, in place of three
+	spare    int                         // nodes that may come later
 	peerAddr func(from, to *node) string // where one node looks for another
 }
 
@@ -74,7 +78,11 @@ func newClusterWith(t *testing.T, o clusterOpts) *cluster {
 		bin = o.program.get(t)
 	}
 	begin := time.Now()
-	for i, brokerID := range []int{11, 27, 305} {
+	begins := 3
+	if o.begin > 0 {
+		begins = o.begin
+	}
+	for i, brokerID := range []int{11, 27, 305, 4, 52}[:begins+o.spare] {
 		dir := filepath.Join(c.dir, fmt.Sprintf("kafka%d", i+1))
 		var b *broker
 		if o.embedded {
@@ -89,7 +97,7 @@ func newClusterWith(t *testing.T, o clusterOpts) *cluster {
 		})
 	}
 	t.Cleanup(func() {
-		for _, n := range c.nodes {
+		for _, n := range slices.Concat(c.nodes, c.spare) {
 			if n.proc != nil {
 				if err := n.proc.kill9(); err != nil {
 					t.Error(err)
@@ -105,6 +113,7 @@ func newClusterWith(t *testing.T, o clusterOpts) *cluster {
 			o.prepare(t, n)
 		}
 	}
+	c.nodes, c.spare = c.nodes[:begins:begins], c.nodes[begins:]
 	c.startBrokers()
 	if o.seed != nil {
 		o.seed(c)
@@ -120,8 +129,8 @@ func newClusterWith(t *testing.T, o clusterOpts) *cluster {
 		n.startProxy(t)
 	}
 	c.waitHealthy()
-	t.Logf("three brokers and three proxies healthy after %s (raft.groups %d, log store %s)",
-		time.Since(begin).Round(100*time.Millisecond), groups, logStore)
+	t.Logf("%d brokers and proxies healthy after %s (raft.groups %d, log store %s)",
+		begins, time.Since(begin).Round(100*time.Millisecond), groups, logStore)
 	return c
 }
 
@@ -150,7 +159,10 @@ func (c *cluster) startBrokers() {
 }
 
 // node returns the node with a Lockstep id.
-func (c *cluster) node(id int) *node { return c.nodes[id-1] }
+func (c *cluster) node(id int) *node {
+	all := slices.Concat(c.nodes, c.spare)
+	return all[slices.IndexFunc(all, func(n *node) bool { return n.id == id })]
+}
 
 // others returns all nodes but one.
 func (c *cluster) others(id int) []*node {
