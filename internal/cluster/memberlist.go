@@ -32,6 +32,11 @@ type MemberReport struct {
 func (c *Cluster) Members() []MemberReport {
 	_, nodes := c.catalogNodes()
 	news, _ := c.roster.fresh()
+	for id, n := range nodes {
+		if a := news[id]; a != nil && a.Incarnation != n.Incarnation {
+			delete(news, id) // another one under that id
+		}
+	}
 	strangers := c.strangers(news)
 	ids := append(c.node.Peers(), slices.Collect(maps.Keys(nodes))...)
 	slices.Sort(ids)

@@ -143,7 +143,7 @@ func (c *Cluster) nextChange(g *node.Group, nodes map[int32]*fsm.CatalogNode) *m
 				do: func() error { return g.AddNonvoter(n.RaftServer(), n.Raft) }}
 		case !s.Voter:
 			return &memberChange{what: "let node " + itoa(id) + " vote",
-				may: func() error { return c.mayVote(g, id) },
+				may: func() error { return c.mayVote(g, n) },
 				do:  func() error { return g.Promote(s.ID, n.Raft) }}
 		}
 	}
@@ -182,10 +182,12 @@ func (c *Cluster) follows(g *node.Group, a *Announcement) bool {
 
 // mayVote lets a node vote when its broker has what is committed: a vote is a
 // copy, and a majority of copies is what a record survives on.
-func (c *Cluster) mayVote(g *node.Group, id int32) error {
+// What its predecessor announced a moment ago says nothing.
+func (c *Cluster) mayVote(g *node.Group, n *fsm.CatalogNode) error {
+	id := n.ID
 	news, _ := c.roster.fresh()
 	a := news[id]
-	if !well(a) {
+	if !well(a) || a.Incarnation != n.Incarnation {
 		return fmt.Errorf("let node %d vote: it, or its broker, is not well", id)
 	}
 	rep := &a.Groups[g.ID]

@@ -250,7 +250,7 @@ func (r *rig) newNode(id int32) *node.Node {
 		Timing: node.Timing{HeartbeatTimeout: 500 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond,
 			LeaseTimeout: 500 * time.Millisecond, CommitTimeout: 20 * time.Millisecond,
 			StoreTimeout: 20 * time.Second, JoinGrace: 500 * time.Millisecond},
-		Self:   fsm.CatalogNode{Rack: rackOf(id), Listeners: map[string]string{"PLAINTEXT": fmt.Sprintf("localhost:%d", 9091+id)}},
+		Self:   fsm.CatalogNode{Rack: rackOf(id), Raft: r.peers[id], Listeners: map[string]string{"PLAINTEXT": fmt.Sprintf("localhost:%d", 9091+id)}},
 		Logger: log})
 	if err := n.Init(); err != nil {
 		r.t.Fatal(err)

@@ -1,0 +1,144 @@
+package cluster
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"lockstep/fsm"
+	"lockstep/internal/apply"
+)
+
+// memberIs waits until a node lists another in a state.
+func (r *rig) memberIs(m *member, id int32, state string) (out MemberReport) {
+	r.t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	ctx := r.ctx()
+	for {
+		for _, got := range m.cluster.Members() {
+			if out = got; got.ID == id && got.State == state {
+				return got
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			r.t.Fatalf("node %d is not %s: %+v", id, state, m.cluster.Members())
+		}
+	}
+}
+
+// A node that lost its disk is put out of every group and let in again as a new
+// one, which votes only when its broker has everything.
+func TestReplaceANode(t *testing.T) {
+	t.Parallel()
+	r := running(t, nil)
+	order := r.members[2].cluster
+	r.stop(3)
+	if err := os.RemoveAll(r.dataDir(3)); err != nil {
+		t.Fatal(err)
+	}
+	if err := order.RemoveNode(r.ctx(), 3, true); err != nil {
+		t.Fatal(err)
+	}
+	r.memberIs(r.members[1], 3, "awaited")
+
+	m := r.join(3, r.newNode(3))
+	m.applier.edit(func() {
+		m.applier.trouble[1] = []apply.PartitionStatus{{Topic: "t", State: string(apply.StateCopying)}}
+	})
+	m.cluster.Open()
+	if err := m.node.Open(); err != nil {
+		t.Fatal(err)
+	}
+	r.memberIs(r.members[1], 3, "joining")
+	var got MemberReport
+	for deadline := time.Now().Add(testWait); len(got.Votes) != 2 || len(got.Learns) != 1; got = r.memberIs(r.members[1], 3, "joining") {
+		if time.Now().After(deadline) {
+			t.Fatalf("it does not vote in the groups that it has, and only those: %+v", got)
+		}
+	}
+	if got.Learns[0] != 1 {
+		t.Errorf("it votes in a group that its broker is copying: %+v", got)
+	}
+	r.sees(r.members[1], "two nodes for clients", func(s *snapshot) bool { return len(s.view.Nodes) == 2 })
+	m.applier.edit(func() { delete(m.applier.trouble, 1) })
+	r.memberIs(r.members[1], 3, "member")
+	r.sees(r.members[1], "three nodes again", func(s *snapshot) bool { return len(s.view.Nodes) == 3 })
+	for _, n := range r.members[1].node.Catalog().Servers() {
+		if n.Node == 3 && (!n.Voter || !strings.HasPrefix(n.ID, "3.")) {
+			t.Errorf("in the catalog's group it is %+v", n)
+		}
+	}
+}
+
+// A node that goes hands over what it leads first, coordinates no group any
+// more, and is told that it was removed.
+func TestRemoveANode(t *testing.T) {
+	t.Parallel()
+	r := running(t, nil)
+	if err := r.members[1].cluster.RemoveNode(r.ctx(), 1, false); err != nil {
+		t.Fatal(err)
+	}
+	r.memberIs(r.members[2], 1, "gone")
+	r.sees(r.members[2], "two nodes, leading all", func(s *snapshot) bool {
+		for _, l := range s.leaders {
+			if l != 2 && l != 3 {
+				return false
+			}
+		}
+		for _, c := range s.view.Coordinators {
+			if c == 1 {
+				return false
+			}
+		}
+		return len(s.view.Nodes) == 2
+	})
+	var problem string
+	for deadline := time.Now().Add(testWait); !strings.Contains(problem, "was removed"); problem = r.members[1].node.Problem() {
+		if time.Now().After(deadline) {
+			t.Fatalf("the node that was removed says %q", problem)
+		}
+	}
+}
+
+// What would leave a group without a majority that is here waits.
+func TestNobodyIsRemovedFromAMinority(t *testing.T) {
+	t.Parallel()
+	r := running(t, nil)
+	r.stop(2)
+	for r.memberIs(r.members[1], 2, "member").Alive {
+	}
+	if err := r.members[1].cluster.RemoveNode(r.ctx(), 3, false); err == nil || !strings.Contains(err.Error(), "node 2 is not heard of") {
+		t.Fatalf("node 3 may leave node 1 alone: %v", err)
+	}
+	// The catalog would take the order: the groups do not carry it out.
+	if _, err := r.members[1].cluster.submit(r.ctx(), fsm.CatalogGroup, fsm.KindRemoveNode, fsm.RemoveNode{ID: 3}); err != nil {
+		t.Fatal(err)
+	}
+	g := r.members[1].node.Group(0)
+	_, nodes := r.members[1].cluster.catalogNodes()
+	if next := r.members[1].cluster.nextChange(g, nodes); next == nil || next.may() == nil {
+		t.Errorf("the next change is %+v", next)
+	}
+}
+
+// An operator moves a group; any node takes the order.
+func TestTransfer(t *testing.T) {
+	t.Parallel()
+	r := running(t, nil)
+	if err := r.members[3].cluster.Transfer(r.ctx(), 0, 2); err != nil {
+		t.Fatal(err)
+	}
+	r.sees(r.members[3], "group 0 led by node 2", func(s *snapshot) bool { return s.leaders[0] == 2 })
+	for _, bad := range []struct {
+		group uint32
+		to    int32
+	}{{9, 1}, {0, 9}} {
+		if err := r.members[3].cluster.Transfer(r.ctx(), bad.group, bad.to); err == nil {
+			t.Errorf("group %d was handed to node %d", bad.group, bad.to)
+		}
+	}
+}
