@@ -41,7 +41,7 @@ type NodeStatus struct {
 	Raft        string            `json:"raft"`
 	Admin       string            `json:"admin,omitempty"`
 	Incarnation string            `json:"incarnation,omitempty"`
-	State       string            `json:"state,omitempty"` // awaited, joining or leaving; empty: a member
+	Membership  string            `json:"membership,omitempty"` // awaited, joining or leaving; empty: a member
 	Problem     string            `json:"problem,omitempty"`
 	Broker      BrokerStatus      `json:"broker"`
 	Recovery    *RecoveryReport   `json:"recovery,omitempty"`
@@ -153,7 +153,7 @@ func (c *Cluster) strangers(news map[int32]*Announcement) map[int32]string {
 func (c *Cluster) nodeStatus(id int32, a *Announcement, reg *fsm.CatalogNode) NodeStatus {
 	n := NodeStatus{ID: id, Raft: c.node.Address(id), Broker: BrokerStatus{State: "unknown"}}
 	if reg != nil {
-		n.Kafka, n.Admin, n.Incarnation, n.Rack, n.State = reg.Listeners, reg.Admin, reg.Incarnation, reg.Rack, string(reg.State)
+		n.Kafka, n.Admin, n.Incarnation, n.Rack, n.Membership = reg.Listeners, reg.Admin, reg.Incarnation, reg.Rack, string(reg.State)
 	}
 	if a == nil {
 		return n
@@ -162,7 +162,7 @@ func (c *Cluster) nodeStatus(id int32, a *Announcement, reg *fsm.CatalogNode) No
 	if reg == nil && n.Problem == "" {
 		n.Problem = "not in the catalog yet: clients are not told of it"
 	}
-	if n.State == string(fsm.NodeJoining) && n.Problem == "" {
+	if n.Membership == string(fsm.NodeJoining) && n.Problem == "" {
 		n.Problem = "joining: not a voter in every group yet"
 	}
 	n.Broker = BrokerStatus{State: "down", Kind: a.Broker.Kind, Error: a.Broker.Error}
@@ -174,7 +174,7 @@ func (c *Cluster) nodeStatus(id int32, a *Announcement, reg *fsm.CatalogNode) No
 
 func (s *Status) addProblems(n *NodeStatus) {
 	switch {
-	case n.State == string(fsm.NodeAwaited):
+	case n.Membership == string(fsm.NodeAwaited):
 		s.Problems = append(s.Problems, "node "+itoa(n.ID)+" is awaited: start it with an empty data_dir")
 	case n.Problem != "":
 		s.Problems = append(s.Problems, "node "+itoa(n.ID)+": "+n.Problem)
