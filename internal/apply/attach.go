@@ -15,7 +15,7 @@ import (
 type attachment struct {
 	sess    Session
 	revoked <-chan struct{}
-	results chan broker.Result // answers, in the order in which the items were sent
+	results chan broker.Result // answers, in the order in which the items were sent; nil before the first
 	end     int64
 	last    kafkawire.Batch // nil if the log is empty or its tail was deleted
 	agreed  bool            // the log below end is what was committed
@@ -35,7 +35,7 @@ func (l *lane) look(ctx context.Context) (*attachment, error) {
 	if start, err = l.restoreStart(ctx, start, end); err != nil {
 		return nil, err
 	}
-	at := &attachment{end: end, since: time.Now(), fresh: l.f.fresh.Get().n, results: make(chan broker.Result, maxInFlight)}
+	at := &attachment{end: end, since: time.Now(), fresh: l.f.fresh.Get().n}
 	if end == start {
 		return at, nil
 	}

@@ -365,9 +365,13 @@ func (p *pipe) send(at *attachment) {
 		}
 		it := &p.pending[p.sent]
 		p.sent++
+		if at.results == nil { // most lanes have nothing to send
+			at.results = make(chan broker.Result, maxInFlight)
+		}
+		results := at.results
 		head, body := it.stamped(l.tp.Topic)
 		at.sess.Append(broker.Append{Topic: l.name, Partition: l.tp.Partition, Head: head, Body: body},
-			func(r broker.Result) { at.results <- r })
+			func(r broker.Result) { results <- r })
 	}
 }
 
