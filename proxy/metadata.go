@@ -61,6 +61,7 @@ func handleMetadata(r *request) error {
 	if req.IncludeClusterAuthorizedOperations {
 		resp.AuthorizedOperations = clusterOperations
 	}
+	resp.Topics = make([]kmsg.MetadataResponseTopic, 0, len(names))
 	for _, name := range names {
 		if hidden[name] != 0 {
 			if !all {
@@ -139,14 +140,14 @@ func metadataTopic(v *View, nodes map[int32]Endpoint, name string, created map[s
 		mt.ErrorCode = missingTopicCode(v, name, created)
 		return mt
 	}
+	mt.Partitions = make([]kmsg.MetadataResponseTopicPartition, 0, len(t.Partitions))
 	for i, p := range t.Partitions {
 		mp := kmsg.NewMetadataResponseTopicPartition()
 		mp.Partition, mp.Leader, mp.LeaderEpoch = int32(i), p.Leader, -1
 		if _, ok := nodes[p.Leader]; !ok {
 			mp.Leader, mp.ErrorCode = -1, kerr.LeaderNotAvailable.Code
 		}
-		mp.Replicas = slices.Clone(p.Replicas)
-		mp.ISR = slices.Clone(p.ISR)
+		mp.Replicas, mp.ISR = p.Replicas, p.ISR // the view's, which nobody changes
 		for _, id := range p.Replicas {
 			if !isAlive(v, id) {
 				mp.OfflineReplicas = append(mp.OfflineReplicas, id)
