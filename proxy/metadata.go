@@ -75,8 +75,23 @@ func handleMetadata(r *request) error {
 		}
 		resp.Topics = append(resp.Topics, t)
 	}
-	r.reply(resp)
+	r.replySized(resp, nil, metadataSize(resp))
 	return nil
+}
+
+// metadataSize is about how many bytes an answer takes, so that a large one is
+// not copied again and again while it grows.
+func metadataSize(resp *kmsg.MetadataResponse) int {
+	n := 1 << 10
+	for i := range resp.Topics {
+		t := &resp.Topics[i]
+		n += 32 + len(*t.Topic)
+		for j := range t.Partitions {
+			p := &t.Partitions[j]
+			n += 28 + 4*(len(p.Replicas)+len(p.ISR)+len(p.OfflineReplicas))
+		}
+	}
+	return n
 }
 
 // autoCreate brings topics into being that the client may create, and returns

@@ -26,9 +26,10 @@ func BenchmarkMetadataAll(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		resp := kmsg.NewPtrMetadataResponse()
+		resp.Topics = make([]kmsg.MetadataResponseTopic, 0, len(names))
 		for _, name := range names {
 			resp.Topics = append(resp.Topics, metadataTopic(v, nodes, name, nil))
 		}
-		_ = kafkawire.AppendResponse(nil, int16(kmsg.Metadata), 9, 1, resp)
+		_ = kafkawire.AppendResponse(make([]byte, 0, metadataSize(resp)), int16(kmsg.Metadata), 9, 1, resp)
 	}
 }

@@ -88,8 +88,11 @@ func (r *request) reply(resp kmsg.Response) {
 	r.replyHolding(resp, nil)
 }
 
-func (r *request) replyHolding(resp kmsg.Response, held *lease) {
-	frame := kafkawire.AppendResponse(nil, r.h.Key, r.h.Version, r.h.CorrelationID, resp)
+func (r *request) replyHolding(resp kmsg.Response, held *lease) { r.replySized(resp, held, 0) }
+
+// replySized is replyHolding for who knows about how long the answer will be.
+func (r *request) replySized(resp kmsg.Response, held *lease, size int) {
+	frame := kafkawire.AppendResponse(make([]byte, 0, size), r.h.Key, r.h.Version, r.h.CorrelationID, resp)
 	r.slot.finish(frame[4:], held, nil)
 }
 
