@@ -65,7 +65,11 @@ func (s *stream) passTo(nc net.Conn, timeout time.Duration) error {
 		}
 		n, err := io.CopyN(nc, s.src, piece)
 		s.size -= n
-		if err != nil {
+		switch {
+		case err == nil:
+		case isTimeout(err) && time.Since(now) < timeout+s.timeout: // the broker's time is not over
+			return fmt.Errorf("%w: %w", errClientWrite, err)
+		default:
 			return err
 		}
 	}

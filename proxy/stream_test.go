@@ -26,7 +26,7 @@ type handBroker struct {
 
 // newHandFixture is a proxy in front of a handBroker, with a topic of two
 // partitions.
-func newHandFixture(t *testing.T) (*fixture, *handBroker) {
+func newHandFixture(t *testing.T, configure ...func(*Config)) (*fixture, *handBroker) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +44,12 @@ func newHandFixture(t *testing.T) (*fixture, *handBroker) {
 		}
 	}()
 	t.Cleanup(func() { ln.Close(); <-done })
-	f := newFixture(t, func(c *Config) { c.Upstream = ln.Addr().String() })
+	f := newFixture(t, func(c *Config) {
+		c.Upstream = ln.Addr().String()
+		for _, change := range configure {
+			change(c)
+		}
+	})
 	f.createTopic("orders", 2, nil)
 	return f, b
 }
@@ -167,13 +172,26 @@ func TestClientGoneWhilePassedOn(t *testing.T) {
 	c := f.dial()
 	c.send(oneFetch(12))
 	up := b.next()
-	frame, _ := fetchAnswer(12, b.asked(up), 64<<20)
+	frame, _ := fetchAnswer(12, b.asked(up), 32<<20)
 	go func() { _, _ = up.Write(frame) }()
 	if _, err := io.ReadFull(c.nc, make([]byte, 1<<20)); err != nil {
 		t.Fatal(err)
 	}
 	c.nc.Close()
 	eventually(t, "the connection to be forgotten", func() bool { return len(f.srv.snapshot()) == 0 })
+}
+
+// TestClientThatDoesNotRead is not waited for, and the log says who it was.
+func TestClientThatDoesNotRead(t *testing.T) {
+	f, b := newHandFixture(t, func(c *Config) { c.Limits.WriteTimeout = 100 * time.Millisecond })
+	c := f.dial()
+	c.send(oneFetch(12))
+	up := b.next()
+	frame, _ := fetchAnswer(12, b.asked(up), 32<<20)
+	if _, err := up.Write(frame); err == nil {
+		t.Error("all of the answer was taken")
+	}
+	eventually(t, "the log to say so", func() bool { return len(f.log.lines("client does not read its responses")) == 1 })
 }
 
 // TestFetchBehindAnUnfinishedRequest: an answer whose turn has not come is read
