@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
 
 	"lockstep/internal/drill"
 )
@@ -115,6 +118,41 @@ func (d *runningDemo) interruptedDrill() {
 		d.t.Errorf("exit %d\n%s", code, d.out)
 	}
 	gone(d.t, slices.Concat(nodes, brokers)...)
+}
+
+// Brokers that replicate nothing, behind a control port that kills nobody: the
+// loss is told, and the exit code says it.
+func TestKillLeaderTellsLoss(t *testing.T) {
+	dir := t.TempDir()
+	c, err := openDemoControl(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	st := sampleStatus()
+	var members []demoMember
+	for id := range int32(2) {
+		cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(3, "kill-leader"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cluster.Close()
+		m := demoMember{ID: id + 1, Broker: cluster.ListenAddrs()[0], Admin: serveStatus(t, &st)}
+		m.Kafka = append(members, m)[0].Broker // the first takes all writes
+		members = append(members, m)
+	}
+	go func() {
+		for req := range c.requests {
+			req.answer <- controlAnswer{Nodes: members}
+		}
+	}()
+	defer close(c.requests)
+	cmd := demoCommand()
+	cmd.SetErr(io.Discard)
+	out, code, err := runCommand(cmd, "kill-leader", "--data-dir", dir, "--timeout", "2s")
+	if code != exitFailed || !errors.Is(err, errRecordsAtFault) || !strings.Contains(out, "node 2     0 ") || strings.Contains(out, "lost 0,") {
+		t.Errorf("exit %d, %v\n%s", code, err, out)
+	}
 }
 
 // What is printed to be pasted into a shell is one command there.

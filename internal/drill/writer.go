@@ -79,7 +79,7 @@ func (w *writer) prepare(ctx context.Context) error {
 		return fmt.Errorf("create topic %s: %w", w.topic, err)
 	}
 	if err := kerr.ErrorForCode(resp.Topics[0].ErrorCode); err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
-		return fmt.Errorf("create topic %s: %w", w.topic, err)
+		return fmt.Errorf("create topic %s: %w; if its name is at fault, give another with --topic", w.topic, err)
 	}
 	_, err = w.awaitLeaders(ctx)
 	return err
