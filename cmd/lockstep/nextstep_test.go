@@ -124,6 +124,9 @@ func TestErrorsSayTheNextStep(t *testing.T) {
 	} {
 		t.Run(m.name, func(t *testing.T) { m.check(t, bin) })
 	}
+	writeFile(t, filepath.Join(n.dataDir, "identity.json"), []byte("{"))
+	damaged := mistake{"", n.with(t, "data_dir="+n.dataDir), 1, []string{"identity.json is damaged", "empty data_dir and readmit the node"}}
+	damaged.check(t, bin)
 }
 
 // A node that its peers refuse says so in its log, and why.

@@ -44,6 +44,9 @@ type identity struct {
 
 const identityFile = "identity.json"
 
+// adviceIdentity goes with an identity that cannot be read.
+const adviceIdentity = "restore the file, or empty data_dir and readmit the node"
+
 // loadIdentity reads the identity, or makes a new one for an empty data_dir.
 func loadIdentity(dir, clusterID string, nodeID int32, groups uint32) (*identity, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, identityFile))
@@ -55,7 +58,7 @@ func loadIdentity(dir, clusterID string, nodeID int32, groups uint32) (*identity
 	}
 	id := new(identity)
 	if err := json.Unmarshal(raw, id); err != nil {
-		return nil, fmt.Errorf("read the node's identity in %s: %w", dir, err)
+		return nil, fmt.Errorf("the identity in %s is damaged: %w; %s", filepath.Join(dir, identityFile), err, adviceIdentity)
 	}
 	switch {
 	case id.NodeID != nodeID:
@@ -65,7 +68,7 @@ func loadIdentity(dir, clusterID string, nodeID int32, groups uint32) (*identity
 	case id.Groups != groups:
 		return nil, fmt.Errorf("data_dir %s has %d raft groups, but raft.groups is %d: the number of groups cannot be changed", dir, id.Groups, groups)
 	case id.Incarnation == "":
-		return nil, fmt.Errorf("the identity in %s has no incarnation: the file is damaged", dir)
+		return nil, fmt.Errorf("the identity in %s is damaged: it has no incarnation; %s", filepath.Join(dir, identityFile), adviceIdentity)
 	}
 	if id.Known == nil {
 		id.Known = make(map[int32]string)
