@@ -30,6 +30,7 @@ var flagCompletions = map[string]completion{
 	"log-level":   offer("trace", "debug", "info", "warn", "error"),
 	"node":        nodeIDs,
 	"output":      offer(outputTable, outputJSON),
+	"to":          nodeIDs,
 	"topic":       topics,
 	"admin-ports": offer(), "kafka-ports": offer(), "set": offer(),
 }

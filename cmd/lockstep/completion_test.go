@@ -47,6 +47,8 @@ func TestCompletion(t *testing.T) {
 		{[]string{"rebuild", "--admin", node, ""}, "clicks orders :4"},
 		{[]string{"rebuild", "--admin", node, "orders", ""}, ":4"}, // it takes one
 		{[]string{"version", ""}, ":4"},
+		{[]string{"transfer", "--admin", node, "--to", ""}, "1 2 3 :4"},
+		{[]string{"members", "remove", "--admin", node, ""}, "1 2 3 :4"},
 	} {
 		if got := strings.Join(completions(t, tt.args...), " "); got != tt.want {
 			t.Errorf("%q: %q, want %q", tt.args, got, tt.want)
