@@ -11,7 +11,8 @@
 // E2E_FRAMES_BROKER (kafka: not the embedded one) of TestMutatedFrames, E2E_RACE
 // (1 builds lockstep with the race detector), LOCKSTEP_BIN (a binary to use
 // instead of building one), E2E_DIR (where run directories are made), E2E_API
-// (one API alone) of TestProtocolDifferences.
+// (one API alone) of TestProtocolDifferences, STATUS_PAGE_SHOTS (a directory for
+// the screenshots) of TestStatusPage, which needs chromium and chromedriver.
 package e2e
 
 import (

@@ -162,6 +162,9 @@ func (p *page) judge(st *cluster.Status) {
 	spare := up - (len(st.Nodes)/2 + 1)
 	p.Tolerance = fmt.Sprintf("%d of %d nodes are up; the cluster survives the loss of %d more", up, len(st.Nodes), max(spare, 0))
 	switch {
+	case st.Healthy && len(p.Copies) > 0:
+		p.Verdict = warn("Catching up")
+		p.Tolerance += "; clients are served, and not every broker has everything yet"
 	case st.Healthy:
 		p.Verdict = good("Healthy")
 	case spare < 0:
@@ -301,9 +304,14 @@ func (p *page) addCopies(n *cluster.NodeStatus) {
 	}
 }
 
-// addTrouble lists what no client can use, or not everywhere.
+// addTrouble lists what no client can use, or not everywhere. What is being
+// copied is told of as such, if its node says how far that is.
 func (p *page) addTrouble(st *cluster.Status, now time.Time) {
 	var all []pageTrouble
+	copying := make(map[int32]bool)
+	for i := range p.Copies {
+		copying[p.Copies[i].Node] = true
+	}
 	for _, r := range st.Rebuilds {
 		state := warn("rebuild: " + r.Stage)
 		if r.Stage == cluster.StageFrozen {
@@ -315,6 +323,9 @@ func (p *page) addTrouble(st *cluster.Status, now time.Time) {
 		for _, m := range g.Members {
 			for i := range m.Troubled {
 				t := &m.Troubled[i]
+				if apply.State(t.State) == apply.StateCopying && copying[m.Node] {
+					continue
+				}
 				state := warn(t.State)
 				if apply.State(t.State) == apply.StateQuarantined {
 					state = bad(t.State)

@@ -4,7 +4,7 @@
 (() => {
   const every = 2000, patience = 5000;
   const banner = document.getElementById("stale");
-  let answered = Date.now(), why = "", timer = 0, busy = false;
+  let answered = Date.now(), title = document.title, why = "", timer = 0, busy = false;
 
   const span = (ms) => {
     const s = Math.max(0, Math.round(ms / 1000));
@@ -18,6 +18,8 @@
     banner.hidden = why === "";
     const text = why && why + " What you see is " + span(Date.now() - answered) + " old.";
     if (banner.textContent !== text) banner.textContent = text;
+    const shown = why ? "No answer · " + title : title;
+    if (document.title !== shown) document.title = shown;
   };
 
   // Where the keyboard is, and how far a table is scrolled, outlives the change.
@@ -34,7 +36,7 @@
       }
       if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
     }
-    if (document.title !== fresh.title) document.title = fresh.title;
+    title = fresh.title;
   };
 
   const ask = async () => {

@@ -99,6 +99,10 @@ func TestStatusPageVerdicts(t *testing.T) {
 		want string
 	}{
 		{"well", func(*cluster.Status) {}, "● Healthy 3 of 3 nodes are up; the cluster survives the loss of 1 more"},
+		{"copying", func(s *cluster.Status) {
+			s.Nodes[1].Recovery = &cluster.RecoveryReport{Copy: &cluster.CopyReport{Partitions: 1}}
+			s.Groups[0].Members = []cluster.MemberStatus{{Node: 2, Troubled: []apply.PartitionStatus{{Topic: "t", State: string(apply.StateCopying)}}}}
+		}, "▲ Catching up 3 of 3 nodes are up; the cluster survives the loss of 1 more; clients are served, and not every broker has everything yet"},
 		{"one down", func(s *cluster.Status) { s.Nodes[2].Alive, s.Healthy = false, false }, "▲ Needs attention 2 of 3 nodes are up; the cluster survives the loss of 0 more"},
 		{"one not let in", func(s *cluster.Status) { s.Nodes[2].Problem, s.Healthy = "stranger", false }, "▲ Needs attention 2 of 3"},
 		{"no leader", func(s *cluster.Status) { s.Groups[0].Leader, s.Healthy = 0, false }, "✕ Not everything can be used"},
@@ -108,8 +112,12 @@ func TestStatusPageVerdicts(t *testing.T) {
 	} {
 		st := well()
 		tt.turn(&st)
-		if text := visible(rendered(t, st)); !strings.Contains(text, tt.want) {
+		text := visible(rendered(t, st))
+		if !strings.Contains(text, tt.want) {
 			t.Errorf("%s: the page does not say %q:\n%s", tt.name, tt.want, text)
+		}
+		if strings.Contains(text, "Copies in trouble 1") {
+			t.Errorf("%s: a copy under way is told of twice:\n%s", tt.name, text)
 		}
 	}
 }
