@@ -59,6 +59,7 @@ type pageNode struct {
 	BrokerNote           string
 	Kafka                []string
 	Raft, Admin          string
+	Linked               bool // the address is this node's alone
 	Version, Incarnation string
 	Leads, Coordinators  int
 	Disk, Held           string
@@ -108,12 +109,19 @@ func newPage(st cluster.Status, now time.Time) *page {
 	for _, g := range st.Groups {
 		leads[g.Leader]++
 	}
+	// A loopback address that several nodes have leads to none but the reader's own.
+	at := make(map[string]int)
+	for i := range st.Nodes {
+		at[st.Nodes[i].Admin]++
+	}
 	for i := range st.Nodes {
 		n := &st.Nodes[i]
 		if n.ID == st.NodeID {
 			p.Version = n.Version
 		}
-		p.Nodes = append(p.Nodes, newPageNode(n, leads[n.ID], n.ID == st.NodeID))
+		shown := newPageNode(n, leads[n.ID], n.ID == st.NodeID)
+		shown.Linked = at[n.Admin] == 1
+		p.Nodes = append(p.Nodes, shown)
 		p.addCopies(n)
 	}
 	groups, more := atMost(st.Groups, maxPageGroups)
@@ -312,12 +320,14 @@ func (p *page) addTrouble(st *cluster.Status, now time.Time) {
 	for i := range p.Copies {
 		copying[p.Copies[i].Node] = true
 	}
-	for _, r := range st.Rebuilds {
-		state := warn("rebuild: " + r.Stage)
-		if r.Stage == cluster.StageFrozen {
-			state = bad("rebuild: " + r.Stage)
+	for i := range st.Nodes {
+		for _, r := range st.Nodes[i].Rebuilds {
+			state := warn("rebuild: " + r.Stage)
+			if r.Stage == cluster.StageFrozen {
+				state = bad("rebuild: " + r.Stage)
+			}
+			all = append(all, pageTrouble{Name: r.Topic, Node: st.Nodes[i].ID, State: state, Since: ago(now.Sub(r.Since)), Why: r.Reason})
 		}
-		all = append(all, pageTrouble{Name: r.Topic, Node: st.NodeID, State: state, Since: ago(now.Sub(r.Since)), Why: r.Reason})
 	}
 	for _, g := range st.Groups {
 		for _, m := range g.Members {

@@ -23,6 +23,7 @@ func troubledStatus() cluster.Status {
 			{ID: 1, Alive: true, State: cluster.NodeUp, Version: "v1", Rack: "east", Raft: "node-1:7400", Admin: "node-1:7501",
 				Incarnation: "0123456789abcdef", Kafka: map[string]string{"PLAINTEXT": "kafka-1:9092"}, Coordinators: 16,
 				Broker:   cluster.BrokerStatus{State: "up"},
+				Rebuilds: []cluster.RebuildStatus{{Topic: "old", Stage: cluster.StageFrozen, Reason: "no majority of copies is complete"}},
 				Recovery: &cluster.RecoveryReport{Log: cluster.LogReport{Disk: 3 << 30, Held: 5 << 20, Limit: 4 << 30}}},
 			{ID: 2, Alive: true, State: cluster.NodeStopping, Version: "v1", Raft: "node-2:7400", Silent: time.Second,
 				Broker: cluster.BrokerStatus{State: "down", Error: "connection refused"},
@@ -39,7 +40,6 @@ func troubledStatus() cluster.Status {
 				{Node: 2, Role: "leader", Commit: 1234567}}},
 			{Group: 1},
 		},
-		Rebuilds: []cluster.RebuildStatus{{Topic: "old", Stage: cluster.StageFrozen, Reason: "no majority of copies is complete"}},
 		LeaderChanges: []node.LeaderChange{
 			{At: pageNow.Add(-3 * time.Second), Group: 0, From: 3, To: 2, Term: 8, Why: "the process of node 3 is gone: killed or crashed", Gap: 640 * time.Millisecond},
 			{At: pageNow.Add(-time.Hour), Group: 0, To: 3, Term: 7, Why: "first leader seen since this node started"}},
@@ -122,6 +122,19 @@ func TestStatusPageVerdicts(t *testing.T) {
 	}
 }
 
+// An address that several nodes have is no link: it leads to one of them only.
+func TestStatusPageLinks(t *testing.T) {
+	st := troubledStatus()
+	const link = `<a id="admin-1" href="http://node-1:7501/">node-1:7501</a>`
+	if body := rendered(t, st); !strings.Contains(body, link) {
+		t.Error("the only node at an address is not linked")
+	}
+	st.Nodes[1].Admin = st.Nodes[0].Admin
+	if body := rendered(t, st); strings.Contains(body, "<a id") || !strings.Contains(body, "admin node-1:7501") {
+		t.Error("an address of two nodes is a link, or is not shown")
+	}
+}
+
 // What nodes and clients choose is text, wherever it stands.
 func TestStatusPageEscapes(t *testing.T) {
 	const evil = `"'><script>alert(1)</script><img src=x onerror=alert(2)>`
@@ -129,7 +142,8 @@ func TestStatusPageEscapes(t *testing.T) {
 	st.ClusterID, st.Problems = evil, []string{evil}
 	for i := range st.Nodes {
 		n := &st.Nodes[i]
-		n.Rack, n.Raft, n.Admin, n.Version, n.Incarnation, n.Problem = evil, evil, evil, evil, evil, evil
+		n.Rack, n.Raft, n.Version, n.Incarnation, n.Problem = evil, evil, evil, evil, evil
+		n.Admin = strings.Repeat("x", i) + evil // linked, as nobody else has it
 		n.Kafka = map[string]string{evil: evil, "B": evil}
 		n.Broker.Error, n.Broker.Kind, n.State = evil, evil, cluster.NodeState(evil)
 		if r := n.Recovery; r != nil && r.Copy != nil {
@@ -138,7 +152,8 @@ func TestStatusPageEscapes(t *testing.T) {
 	}
 	m := &st.Groups[0].Members[0]
 	m.Role, m.Troubled[0].Topic, m.Troubled[0].Reason, m.Troubled[0].State = evil, evil, evil, evil
-	st.Rebuilds[0].Topic, st.Rebuilds[0].Reason, st.Rebuilds[0].Stage = evil, evil, evil
+	r := &st.Nodes[0].Rebuilds[0]
+	r.Topic, r.Reason, r.Stage = evil, evil, evil
 	st.LeaderChanges[0].Why = evil
 	body := rendered(t, st)
 	if n := strings.Count(body, "<script"); n != 1 || strings.Contains(body, "<img") {

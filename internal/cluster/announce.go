@@ -71,6 +71,9 @@ type GroupReport struct {
 // travels four times a second.
 const maxTroubled = 32
 
+// maxRebuilds bounds what an announcement says of topics that are made anew.
+const maxRebuilds = 8
+
 // unsound says that a partition in that state has no sound copy on its broker,
 // and will not have one soon. What is being attached will.
 func unsound(s apply.State) bool {
@@ -92,6 +95,7 @@ type Announcement struct {
 	Broker      BrokerReport     `json:"broker"`
 	Groups      []GroupReport    `json:"groups"`
 	Recovery    *RecoveryReport  `json:"recovery,omitempty"`
+	Rebuilds    []RebuildStatus  `json:"rebuilds,omitempty"` // at most maxRebuilds
 
 	heard time.Time // when it arrived; owned by the roster
 	pace            // of another node; owned by the roster
@@ -175,6 +179,8 @@ func (c *Cluster) describe() *Announcement {
 		r := c.cfg.Recovery()
 		a.Recovery = &r
 	}
+	rebuilds := c.Rebuilds()
+	a.Rebuilds = rebuilds[:min(maxRebuilds, len(rebuilds))]
 	return a
 }
 

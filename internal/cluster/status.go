@@ -51,6 +51,9 @@ type NodeStatus struct {
 	Silent time.Duration `json:"silent_ns"`
 	// Coordinators counts the slots whose consumer groups the node coordinates.
 	Coordinators int `json:"coordinator_slots"`
+	// Rebuilds are topics that are made anew on the node, or should be, not
+	// all if there are many.
+	Rebuilds []RebuildStatus `json:"rebuilds,omitempty"`
 }
 
 // BrokerStatus is a member's broker.
@@ -158,7 +161,7 @@ func (c *Cluster) nodeStatus(id int32, a *Announcement, reg *fsm.CatalogNode) No
 	if a == nil {
 		return n
 	}
-	n.Alive, n.Version, n.Problem, n.Recovery = true, a.Version, a.Problem, a.Recovery
+	n.Alive, n.Version, n.Problem, n.Recovery, n.Rebuilds = true, a.Version, a.Problem, a.Recovery, a.Rebuilds
 	if reg == nil && n.Problem == "" {
 		n.Problem = "not in the catalog yet: clients are not told of it"
 	}
