@@ -175,3 +175,22 @@ func TestATopicIsAdoptedUnderTheIdReservedForIt(t *testing.T) {
 	m.want("for an open group", Control(KindOpenAdopted, Open{Level: 99, Topic: 50, Name: "z", Total: 1, Partitions: []int32{0},
 		Adopted: &Adopted{Partitions: []AdoptedPartition{{Start: 3}}}}), Rejected, codeInvalidRequest)
 }
+
+func FuzzAsCommitted(f *testing.F) {
+	raw, p := adoptedLog(7, 100)
+	f.Add(raw, p.End)
+	f.Add(raw[:len(raw)-3], int64(103))
+	f.Fuzz(func(t *testing.T, raw []byte, end int64) {
+		before := bytes.Clone(raw)
+		got := AsCommitted(7, end, raw)
+		if !bytes.Equal(raw, before) || len(got) != len(raw) {
+			t.Fatal("it changed what it was given, or the length")
+		}
+		if again := AsCommitted(7, end, got); !bytes.Equal(again, got) {
+			t.Fatal("done twice it is something else")
+		}
+		if !bytes.Equal(AsCommitted(7, 0, raw), raw) {
+			t.Fatal("it stamped something of a topic that was not adopted")
+		}
+	})
+}

@@ -69,6 +69,10 @@ be able to hold the topic.`,
 	return cmd
 }
 
+// errSilentBrokers ends adopt --all where a broker cannot be asked: it may hold
+// other records under any of the names.
+var errSilentBrokers = errors.New("not every broker can be asked what it holds: start what is missing, or name the topics; what turns up later is kept aside")
+
 // adopting is one run of the command.
 type adopting struct {
 	client *admin.Client
@@ -108,13 +112,20 @@ func (a *adopting) list(ctx context.Context) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	for _, id := range slices.Sorted(maps.Keys(r.Silent)) {
-		fmt.Fprintf(a.w, "! node %d could not be asked: %s\n", id, r.Silent[id])
-	}
+	a.tellSilent(r)
 	if len(r.Topics) == 0 {
 		fmt.Fprintln(a.w, "no broker holds a topic that is not lockstep's")
 	}
 	return nil
+}
+
+func (a *adopting) tellSilent(r *cluster.ForeignReport) {
+	if a.output == outputJSON {
+		return
+	}
+	for _, id := range slices.Sorted(maps.Keys(r.Silent)) {
+		fmt.Fprintf(a.w, "! node %d could not be asked: %s\n", id, r.Silent[id])
+	}
 }
 
 // adopted is the outcome for one topic.
@@ -132,6 +143,10 @@ func (a *adopting) adopt(ctx context.Context, names []string, o cluster.AdoptOrd
 		return err
 	}
 	if len(names) == 0 {
+		if len(r.Silent) > 0 {
+			a.tellSilent(r)
+			return errSilentBrokers
+		}
 		for _, f := range r.Topics {
 			if f.State == cluster.CopySingle || f.State == cluster.CopySame || f.State == cluster.CopyConflict {
 				names = append(names, f.Name)
@@ -153,7 +168,7 @@ func (a *adopting) adopt(ctx context.Context, names []string, o cluster.AdoptOrd
 	if a.output == outputJSON {
 		err = json.NewEncoder(a.w).Encode(outcomes)
 	} else {
-		_, err = fmt.Fprintln(a.w, "lockstep status shows how the copies get on")
+		_, err = fmt.Fprintln(a.w, "lockstep status shows how the copies get on; lockstep status --wait 1h waits for them")
 	}
 	if err == nil && bad {
 		err = errNotAdopted

@@ -132,8 +132,18 @@ func TestAHeldTopicThatSomebodyWroteToIsQuarantined(t *testing.T) {
 	w.foreignRecords("old", 1)
 	w.openAdopted("old", &fsm.Adopted{Holders: []string{s.UUID}, Partitions: s.Partitions})
 	w.wantQuarantine(adoptedTP, "past lockstep while it was adopted")
+	// Deleting the topic leaves the broker's own alone; it can be adopted again.
+	w.closeTopic(1, 1)
+	w.dealt(1)
+	w.await("the topic is closed here", func() bool {
+		b, _, _ := w.applier.topics.look(1)
+		return b.Gone
+	})
 	if n := len(w.local.brokerLog(t, "old", 0)); n != 4 {
 		t.Errorf("the broker holds %d batches, had 4", n)
+	}
+	if f, err := NewSurveyor(w.applier, w.local).Foreign(t.Context()); err != nil || len(f) != 1 {
+		t.Errorf("foreign topics: %+v, %v", f, err)
 	}
 }
 
