@@ -47,6 +47,7 @@ func rootCommand() *cobra.Command {
 		demoCommand(),
 		statusCommand(),
 		verifyCommand(),
+		doctorCommand(),
 		rebuildCommand(),
 		adoptCommand(),
 		recoverCommand(),

@@ -1,0 +1,140 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// planted is a broker with what a test plants in it.
+type planted struct {
+	nodes    map[int32]string
+	settings map[string]string
+	err      error
+}
+
+func (p planted) Describe(context.Context) (string, error)        { return "kafka", p.err }
+func (p planted) Nodes(context.Context) (map[int32]string, error) { return p.nodes, p.err }
+func (p planted) Settings(context.Context, int32) (map[string]string, error) {
+	return p.settings, p.err
+}
+func (p planted) find(t *testing.T) []Finding {
+	t.Helper()
+	return Examine(t.Context(), BrokerChecks(p, "b:1", []string{"here:9092"}, 8<<20))
+}
+
+// has fails unless something of that severity speaks of part, with a next step.
+func has(t *testing.T, fs []Finding, s Severity, part string) {
+	t.Helper()
+	for _, f := range fs {
+		if f.Severity == s && strings.Contains(f.What, part) {
+			if s != OK && f.Next == "" {
+				t.Errorf("%+v has no next step", f)
+			}
+			return
+		}
+	}
+	t.Errorf("no %s speaks of %q: %+v", s, part, fs)
+}
+
+func TestBroker(t *testing.T) {
+	t.Parallel()
+	alone := map[int32]string{1: "127.0.0.1:19092"}
+	good := planted{nodes: alone, settings: map[string]string{"auto.create.topics.enable": "false", "offsets.topic.replication.factor": "1", "socket.request.max.bytes": "104857600"}}
+	for _, f := range good.find(t) {
+		if f.Severity != OK {
+			t.Errorf("nothing is wrong: %+v", f)
+		}
+	}
+	for name, want := range map[string]string{"auto.create.topics.enable": "true", "delete.topic.enable": "false",
+		"offsets.topic.replication.factor": "3", "min.insync.replicas": "2", "socket.request.max.bytes": "1048576"} {
+		s := Error
+		if name == "auto.create.topics.enable" {
+			s = Warning
+		}
+		has(t, planted{nodes: alone, settings: map[string]string{name: want}}.find(t), s, name+" is "+want)
+	}
+	has(t, planted{nodes: map[int32]string{1: "10.0.0.1:9092"}}.find(t), Warning, "other machines")
+	has(t, planted{nodes: map[int32]string{1: "here:9092"}}.find(t), Error, "where clients reach this node")
+	has(t, planted{nodes: map[int32]string{1: "a:1", 2: "b:1"}}.find(t), Error, "cluster of 2")
+	dead := planted{err: errors.New("refused")}.find(t)
+	has(t, dead, Error, "no Kafka broker answers at b:1")
+	has(t, dead, Unknown, "cannot be asked")
+	if !Bad(dead) || Bad(good.find(t)) {
+		t.Error("only errors are bad")
+	}
+}
+
+func TestMachine(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	run := func(checks []Check) []Finding { return Examine(t.Context(), checks) }
+	found := run(DiskChecks(filepath.Join(dir, "not", "yet"), []string{filepath.Join(dir, "no")}, time.Hour, 1))
+	has(t, found, OK, "syncs of 4096 bytes")
+	has(t, found, Error, "no such file")
+	has(t, run(DiskChecks(dir, nil, time.Nanosecond, 1<<62)), Error, "at worst")
+	has(t, run(DiskChecks(dir, nil, time.Hour, 1<<62)), Warning, "are free")
+	has(t, run(LimitChecks(1, 1)), OK, "the budget is")
+	has(t, run(LimitChecks(1<<30, 1<<60)), Warning, "files may be open")
+	has(t, run(LimitChecks(1<<30, 1<<60)), Warning, "limits.memory_budget is")
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("it left %v, %v", left, err)
+	}
+	file := filepath.Join(dir, "x.pem")
+	has(t, run([]Check{CertificateCheck("raft.tls", file)}), Error, "no such file")
+	if err := os.WriteFile(file, []byte("nothing"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	has(t, run([]Check{CertificateCheck("raft.tls", file)}), Error, "holds no PEM")
+}
+
+func TestNetwork(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := ln.Addr().String()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := free.Addr().String()
+	_ = free.Close()
+	defer ln.Close()
+	found := Examine(t.Context(), AddressChecks([]string{"127.0.0.1:1", "no-such-host.invalid:1"}, []Peer{{2, taken}, {3, closed}, {4, "no-such-host.invalid:2"}}))
+	has(t, found, OK, "the name resolves")
+	has(t, found, OK, taken+" is reached")
+	has(t, found, Warning, closed)
+	has(t, found, Error, "no-such-host.invalid")
+
+	running := func(st *Running, err error, ports map[string]string) []Finding {
+		return Examine(t.Context(), []Check{RunningCheck(func(context.Context) (*Running, error) { return st, err }, ports)})
+	}
+	has(t, running(nil, syscall.ECONNREFUSED, map[string]string{"raft.listen": closed}), OK, "does not run")
+	has(t, running(nil, syscall.ECONNREFUSED, map[string]string{"raft.listen": taken}), Error, "raft.listen")
+	has(t, running(nil, errors.New("odd"), nil), Unknown, "odd")
+	has(t, running(&Running{Problems: []string{"group 1 has no leader"}}, nil, nil), Error, "group 1 has no leader")
+	has(t, running(&Running{Versions: map[int32]string{1: "a", 2: "b"}}, nil, nil), Warning, "2 versions")
+	has(t, running(&Running{Versions: map[int32]string{1: "a", 2: "a"}}, nil, nil), OK, "healthy")
+}
+
+// A check that hangs, and does not even look at its context, is not waited for.
+func TestAHangingCheckIsUnknown(t *testing.T) {
+	t.Parallel()
+	hang := make(chan struct{})
+	defer close(hang)
+	found := examine(t.Context(), []Check{
+		{"hangs", func(context.Context) []Finding { <-hang; return nil }},
+		{"well", func(context.Context) []Finding { return ok("fine") }},
+	}, 50*time.Millisecond)
+	if len(found) != 2 || found[0].Severity != Unknown || found[0].Check != "hangs" || found[1].What != "fine" {
+		t.Errorf("%+v", found)
+	}
+}

@@ -1,0 +1,147 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+)
+
+const (
+	dialLimit = 3 * time.Second
+	clockWarn = 5 * time.Second
+)
+
+// Peer is another node.
+type Peer struct {
+	ID      int32
+	Address string
+}
+
+// AddressChecks look at names: those that clients are given, and the peers'.
+func AddressChecks(advertised []string, peers []Peer) []Check {
+	var checks []Check
+	for _, addr := range advertised {
+		checks = append(checks, Check{"advertised " + addr, func(ctx context.Context) []Finding {
+			if why := resolve(ctx, addr); why != nil {
+				return []Finding{{Severity: Error, What: why.Error(), Why: "clients are told to come here", Next: "correct advertised_listeners, or the name service"}}
+			}
+			return ok("the name resolves")
+		}})
+	}
+	for _, p := range peers {
+		checks = append(checks, Check{fmt.Sprintf("peer %d", p.ID), func(ctx context.Context) []Finding { return dialPeer(ctx, p) }})
+	}
+	return checks
+}
+
+func resolve(ctx context.Context, addr string) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return err
+	}
+	_, err = net.DefaultResolver.LookupHost(ctx, host)
+	return err
+}
+
+func dialPeer(ctx context.Context, p Peer) []Finding {
+	if err := resolve(ctx, p.Address); err != nil {
+		return []Finding{{Severity: Error, What: fmt.Sprintf("%s: %v", p.Address, err), Why: "this node cannot find it", Next: "correct raft.peers, or the name service"}}
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialLimit)
+	defer cancel()
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", p.Address)
+	if err != nil {
+		return []Finding{{Severity: Warning, What: fmt.Sprintf("%s: %v", p.Address, err), Why: "without a majority of the nodes nothing is acknowledged",
+			Next: "start that node, or open its internode port to this machine"}}
+	}
+	_ = c.Close() // nothing was said
+	return ok("%s is reached", p.Address)
+}
+
+// Running is what the node says of itself and the cluster at its admin port.
+type Running struct {
+	Problems []string
+	Versions map[int32]string // of the nodes that are alive
+	Admin    map[int32]string // their admin addresses
+}
+
+// RunningCheck asks the node, if it runs; where it does not, its ports must be
+// free.
+func RunningCheck(ask func(ctx context.Context) (*Running, error), ports map[string]string) Check {
+	return Check{"node", func(ctx context.Context) []Finding {
+		st, err := ask(ctx)
+		switch {
+		case errors.Is(err, syscall.ECONNREFUSED):
+			return portsFree(ctx, ports)
+		case err != nil:
+			return unknown("look at the node's log", "the admin port does not tell how the node is: %v", err)
+		}
+		var out []Finding
+		for _, p := range st.Problems {
+			out = append(out, Finding{Severity: Error, What: p, Why: "the cluster is not healthy", Next: "see docs/operations.md, and lockstep status"})
+		}
+		seen := make(map[string]int32)
+		for id, v := range st.Versions {
+			seen[v] = id
+		}
+		if len(seen) > 1 {
+			out = append(out, Finding{Severity: Warning, What: fmt.Sprintf("the nodes run %d versions: %v", len(seen), st.Versions),
+				Why: "an older node stops at the first command that it does not know", Next: "finish the upgrade"})
+		}
+		out = append(out, clocks(ctx, st.Admin)...)
+		if out == nil {
+			return ok("it runs, and the cluster is healthy")
+		}
+		return out
+	}}
+}
+
+func portsFree(ctx context.Context, ports map[string]string) []Finding {
+	var out []Finding
+	for key, addr := range ports {
+		ln, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+		if err != nil {
+			out = append(out, Finding{Severity: Error, What: fmt.Sprintf("%s %s: %v", key, addr, err), Why: "the node could not start",
+				Next: "end what listens there (ss -ltnp names it), or give another address"})
+			continue
+		}
+		_ = ln.Close() // it was free
+	}
+	if out == nil {
+		return ok("it does not run; its ports are free")
+	}
+	return out
+}
+
+// clocks compares this machine's clock with those of the nodes, by the Date of
+// an answer: good to a second.
+func clocks(ctx context.Context, nodes map[int32]string) []Finding {
+	var out []Finding
+	client := &http.Client{Timeout: dialLimit}
+	defer client.CloseIdleConnections()
+	for id, addr := range nodes {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/livez", nil)
+		if err != nil {
+			continue
+		}
+		begin := time.Now()
+		resp, err := client.Do(req)
+		if err != nil {
+			continue // often bound to loopback; whether it lives is said by status
+		}
+		_ = resp.Body.Close()
+		there, err := http.ParseTime(resp.Header.Get("Date"))
+		if err != nil {
+			continue
+		}
+		if off := there.Sub(begin.Add(time.Since(begin) / 2)); off.Abs() > clockWarn {
+			out = append(out, Finding{Severity: Warning, What: fmt.Sprintf("the clock of node %d is %s off", id, off.Round(time.Second)),
+				Why: "records are refused whose time lies outside a topic's limits, and logs cannot be compared", Next: "let chrony or ntpd keep the clocks"})
+		}
+	}
+	return out
+}
