@@ -69,7 +69,7 @@ func fsync(ctx context.Context, dir string, storeTimeout time.Duration) []Findin
 		return []Finding{{Severity: Error, What: fmt.Sprintf("cannot write in %s: %v", dir, err), Why: "the node keeps its log there",
 			Next: "let the user who runs lockstep write there"}}
 	}
-	defer os.Remove(f.Name())
+	defer func() { _ = os.Remove(f.Name()) }() // it holds nothing
 	defer f.Close()
 	var took []time.Duration
 	block := make([]byte, syncBytes)
