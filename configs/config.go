@@ -17,6 +17,7 @@ type Config struct {
 	DataDir             string     `yaml:"data_dir"`
 	Listeners           []Listener `yaml:"listeners"`
 	AdvertisedListeners []Listener `yaml:"advertised_listeners"`
+	SSL                 SSL        `yaml:"ssl"`
 	Broker              Broker     `yaml:"broker"`
 	Raft                Raft       `yaml:"raft"`
 	Recovery            Recovery   `yaml:"recovery"`
@@ -120,9 +121,12 @@ type Groups struct {
 	OffsetsRetention time.Duration `yaml:"offsets_retention"`
 }
 
-// Admin says where the node's own HTTP server listens.
+// Admin says where the node's own HTTP server listens, and who may change
+// something there.
 type Admin struct {
-	Listen string `yaml:"listen"`
+	Listen    string `yaml:"listen"`
+	TokenFile string `yaml:"token_file"`
+	Insecure  bool   `yaml:"insecure"`
 }
 
 // Log says how much is logged and in which form.
@@ -202,6 +206,7 @@ func Default() Config {
 		Reads:  ReadsLeader,
 		Groups: Groups{OffsetsRetention: 7 * 24 * time.Hour},
 		Admin:  Admin{Listen: "127.0.0.1:7501"},
+		SSL:    SSL{ClientAuth: ClientAuthNone},
 		Log:    Log{Level: "info", Format: LogFormatText},
 	}
 }

@@ -39,7 +39,6 @@ var (
 	rebuilds            = []string{RebuildAuto, RebuildManual}
 	reads               = []string{ReadsLeader, ReadsLinearizable}
 	logFormats          = []string{LogFormatText, LogFormatJSON}
-	encryptedProtocols  = []string{"SSL", "SASL_PLAINTEXT", "SASL_SSL"}
 )
 
 // Validate reports every setting that cannot work, or cannot work together
@@ -50,6 +49,7 @@ func (c Config) Validate() error {
 	p := &problems{}
 	c.validateIdentity(p)
 	c.validateListeners(p)
+	c.validateTrust(p)
 	c.validateBroker(p)
 	c.validatePeers(p)
 	c.validateRaftTraffic(p)
@@ -166,9 +166,7 @@ func (c Config) validateListeners(p *problems) {
 }
 
 func (c Config) validateListener(p *problems, key string, l Listener) {
-	if slices.Contains(encryptedProtocols, l.Name) {
-		p.add(key, l, "encrypted and authenticated listeners are not supported yet, every listener is plaintext", "use PLAINTEXT or a name of your own, such as INTERNAL")
-	} else if !listenerNamePattern.MatchString(l.Name) {
+	if !listenerNamePattern.MatchString(l.Name) {
 		p.add(key, l, "not a listener name", "use capital letters, digits and underscores, such as INTERNAL")
 	}
 	if l.Port < 1 || l.Port > 65535 {
@@ -359,9 +357,7 @@ func (c Config) validateRest(p *problems) {
 	p.oneOf("topics.adopt", t.Adopt, adopts)
 	p.oneOf("reads", c.Reads, reads)
 	between(p, "groups.offsets_retention", c.Groups.OffsetsRetention, time.Minute, 100*365*24*time.Hour)
-	if _, _, err := splitAddress(c.Admin.Listen); err != nil {
-		p.add("admin.listen", c.Admin.Listen, "not an address", "write host:port, such as 127.0.0.1:7501")
-	}
+	c.validateAdmin(p)
 	r := c.Recovery
 	between(p, "recovery.copy_bytes_per_second", r.CopyBytesPerSecond, 64*KiB, maxLogBytes)
 	between(p, "recovery.scrub_bytes_per_second", r.ScrubBytesPerSecond, 64*KiB, maxLogBytes)

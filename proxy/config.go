@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"time"
@@ -46,6 +47,15 @@ type Config struct {
 type Listener struct {
 	Name string
 	Addr string // host:port to bind
+
+	// TLS, if not nil, is spoken on the port. It may choose another
+	// configuration for each connection (GetConfigForClient).
+	TLS *tls.Config
+
+	// SASL makes clients authenticate before anything else, as Kafka's listeners
+	// of the protocols SASL_PLAINTEXT and SASL_SSL do. The broker at Upstream
+	// judges them.
+	SASL bool
 }
 
 // Limits bound what clients can make the node hold or wait for.

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -48,7 +49,8 @@ func (s *slot) finish(resp []byte, held *lease, closeErr error) {
 // waits for others (commits, the broker) finishes its slot from elsewhere.
 type conn struct {
 	srv      *Server
-	nc       net.Conn
+	nc       net.Conn      // with TLS, where the listener has it
+	raw      net.Conn      // nc, without
 	br       *bufio.Reader // owned by the reader
 	listener string
 	host     string // remote host, for notices
@@ -69,15 +71,21 @@ type conn struct {
 	work     sync.WaitGroup           // helpers of requests, ended by ctx
 	lastDone atomic.Int64             // UnixNano of the last response written
 	inFlight atomic.Int32             // slots not yet dealt with by the writer
+
+	needsSASL atomic.Bool // the client must authenticate before anything else
 }
 
-func newConn(s *Server, nc net.Conn, listener string) *conn {
+func newConn(s *Server, nc net.Conn, l Listener) *conn {
+	raw, listener := nc, l.Name
+	if l.TLS != nil {
+		nc = tls.Server(raw, l.TLS)
+	}
 	host := nc.RemoteAddr().String()
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
 	c := &conn{
-		srv: s, nc: nc, listener: listener, host: host,
+		srv: s, nc: nc, raw: raw, listener: listener, host: host,
 		br:     bufio.NewReaderSize(nc, 16<<10),
 		log:    s.log.With("remote", nc.RemoteAddr().String(), "listener", listener),
 		deadCh: make(chan struct{}),
@@ -86,6 +94,7 @@ func newConn(s *Server, nc net.Conn, listener string) *conn {
 	}
 	c.ctx, c.cancel = context.WithCancelCause(s.stopCtx)
 	c.up = &upstream{addr: s.cfg.Upstream, limits: s.cfg.Limits, responses: s.responses, own: newBudget(minFetchBytes)}
+	c.needsSASL.Store(l.SASL)
 	c.up.guard = c.guard
 	c.up.onLost = func() { c.stop(errSessionLost) }
 	return c
@@ -95,7 +104,10 @@ func newConn(s *Server, nc net.Conn, listener string) *conn {
 func (c *conn) serve() {
 	var writer sync.WaitGroup
 	writer.Go(c.writeLoop)
-	err := c.readLoop()
+	err := c.secure()
+	if err == nil {
+		err = c.readLoop()
+	}
 	close(c.slots)
 	if errors.Is(err, errClientGone) {
 		c.kill(err)
@@ -121,6 +133,9 @@ func (c *conn) stop(cause error) {
 func (c *conn) kill(cause error) {
 	c.cancel(cause)
 	c.dead.Do(func() { close(c.deadCh) })
+	if errors.Is(cause, ErrServerClosed) {
+		c.raw.Close() // closing TLS may wait for the client, one after the other
+	}
 	c.nc.Close()
 	c.up.close(cause)
 }

@@ -1,7 +1,7 @@
 package proxy
 
 // Requests passed through to the local broker untouched:
-// SaslHandshake, SaslAuthenticate, DescribeAcls, DescribeClientQuotas. SASL works because the client's principal
+// SaslHandshake, DescribeAcls, DescribeClientQuotas. SASL works because the client's principal
 // lives on the client's own connection to the broker. When the broker cannot
 // answer, the error cannot be expressed and the connection is closed.
 

@@ -184,6 +184,9 @@ func (c *conn) dispatch(frame []byte, s *slot) error {
 		return &violation{"API is not served", fmt.Errorf("%s (key %d)", kmsg.NameForKey(h.Key), h.Key)}
 	}
 	r.api = api
+	if c.needsSASL.Load() && !authenticates(h.Key) {
+		return &violation{"request before authentication", fmt.Errorf("%s on a SASL listener; set security.protocol to SASL_PLAINTEXT or SASL_SSL and a mechanism in the client", api.Name)}
+	}
 	if err != nil || !api.Accepts(h.Version) {
 		// Kafka 4 closes the connection (SocketServer.parseRequestHeader),
 		// but for ApiVersions, which is how the client learns better.

@@ -52,7 +52,7 @@ func init() {
 		int16(kmsg.OffsetForLeaderEpoch): handleOffsetForLeaderEpoch,
 		int16(kmsg.DescribeConfigs):      handleDescribeConfigs,
 		int16(kmsg.AlterConfigs):         handleAlterConfigs,
-		int16(kmsg.SASLAuthenticate):     handlePassThrough,
+		int16(kmsg.SASLAuthenticate):     handleSASLAuthenticate,
 		int16(kmsg.CreatePartitions):     handleCreatePartitions,
 		int16(kmsg.DeleteGroups):         handleDeleteGroups,
 		int16(kmsg.OffsetDelete):         handleOffsetDelete,

@@ -104,7 +104,7 @@ func (s *Server) Serve() error {
 	case !s.serving:
 		s.serving = true
 		for i, ln := range s.listeners {
-			s.wg.Go(func() { s.accept(ln, s.cfg.Listeners[i].Name) })
+			s.wg.Go(func() { s.accept(ln, s.cfg.Listeners[i]) })
 			s.log.Info("serving kafka clients", "listener", s.cfg.Listeners[i].Name, "address", ln.Addr().String(), "broker", s.cfg.Upstream)
 		}
 		s.wg.Go(s.watch)
@@ -116,20 +116,20 @@ func (s *Server) Serve() error {
 
 // accept serves one listener. A failing accept (no file descriptor left) waits
 // a moment longer each time, as net/http does, for what is open will end.
-func (s *Server) accept(ln net.Listener, name string) {
+func (s *Server) accept(ln net.Listener, l Listener) {
 	const longest = time.Second
 	delay := 5 * time.Millisecond
 	for {
 		nc, err := ln.Accept()
 		if err == nil {
 			delay = 5 * time.Millisecond
-			s.admit(nc, name)
+			s.admit(nc, l)
 			continue
 		}
 		if s.stopCtx.Err() != nil {
 			return
 		}
-		s.notices.warn("", "accept", "accepting a client failed; check the limit of open files", "listener", name, "error", err)
+		s.notices.warn("", "accept", "accepting a client failed; check the limit of open files", "listener", l.Name, "error", err)
 		select {
 		case <-time.After(delay):
 			delay = min(2*delay, longest)
@@ -140,7 +140,7 @@ func (s *Server) accept(ln net.Listener, name string) {
 }
 
 // admit starts a connection unless there are too many.
-func (s *Server) admit(nc net.Conn, listener string) {
+func (s *Server) admit(nc net.Conn, l Listener) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopCtx.Err() != nil {
@@ -149,11 +149,11 @@ func (s *Server) admit(nc net.Conn, listener string) {
 	}
 	if len(s.conns) >= s.cfg.Limits.MaxConnections {
 		nc.Close()
-		s.notices.warn("", "connections", "refused a client: too many connections", "listener", listener,
+		s.notices.warn("", "connections", "refused a client: too many connections", "listener", l.Name,
 			"remote", nc.RemoteAddr().String(), "limit", s.cfg.Limits.MaxConnections)
 		return
 	}
-	c := newConn(s, nc, listener)
+	c := newConn(s, nc, l)
 	s.conns[c] = struct{}{}
 	s.wg.Go(func() {
 		c.serve()

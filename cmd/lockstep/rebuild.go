@@ -11,6 +11,7 @@ import (
 func rebuildCommand() *cobra.Command {
 	var addr string
 	var force bool
+	var newClient func() (*admin.Client, error)
 	cmd := &cobra.Command{
 		Use:   "rebuild TOPIC",
 		Short: "Make a topic anew on the broker of the node that is asked, from its peers' copies",
@@ -30,16 +31,20 @@ that lockstep did not make is deleted, too. What only this broker held is lost.`
 			}
 			ctx, cancel := interruptible()
 			defer cancel()
-			client := admin.NewClient()
+			client, err := newClient()
+			if err != nil {
+				return err
+			}
 			defer client.Close()
 			if err := client.Rebuild(ctx, addr, args[0], force); err != nil {
 				return failed(fmt.Errorf("%w (lockstep status names what is quarantined, and on which node)", err))
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "ordered: topic %s is made anew as soon as the others' copies are verified; lockstep status --wait 1h shows how it goes\n", args[0])
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "ordered: topic %s is made anew as soon as the others' copies are verified; lockstep status --wait 1h shows how it goes\n", args[0])
 			return failed(err)
 		},
 	}
 	cmd.Flags().StringVar(&addr, "admin", defaultAdmin[0], "admin address, host:port, of the node whose broker is meant")
 	cmd.Flags().BoolVar(&force, "force", false, "be content with one complete copy elsewhere, and delete what lockstep did not make")
+	newClient = tokenFlag(cmd)
 	return cmd
 }

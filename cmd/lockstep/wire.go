@@ -83,10 +83,18 @@ func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 	n.node.Handle(methodCopy, func(ctx context.Context, _ transport.Hello, payload []byte) ([]byte, error) {
 		return n.applier.HeardCopy(ctx, payload)
 	})
-	if n.proxy, err = proxy.New(proxyConfig(cfg, log, n.cluster, n.broker), n.cluster, n.cluster); err != nil {
+	proxyCfg := proxyConfig(cfg, log, n.cluster, n.broker)
+	if err := secureListeners(cfg, proxyCfg.Listeners, log.Named("kafka")); err != nil {
+		return nil, err
+	}
+	if n.proxy, err = proxy.New(proxyCfg, n.cluster, n.cluster); err != nil {
 		return nil, fmt.Errorf("kafka listeners: %w", err)
 	}
-	n.admin = admin.New(admin.Config{Listen: cfg.Admin.Listen, Self: cfg.Node.ID, Version: version, Logger: log.Named("admin")},
+	token, err := adminToken(cfg.Admin)
+	if err != nil {
+		return nil, err
+	}
+	n.admin = admin.New(admin.Config{Listen: cfg.Admin.Listen, Token: token, Insecure: cfg.Admin.Insecure, Self: cfg.Node.ID, Version: version, Logger: log.Named("admin")},
 		n.cluster, n.node, n.broker)
 	return n, nil
 }

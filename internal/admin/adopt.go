@@ -42,10 +42,6 @@ func (s *Server) foreign(w http.ResponseWriter, r *http.Request) {
 // meanwhile, which takes its time: the answer is a line now and then, and the
 // last one is the outcome.
 func (s *Server) adopt(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get("Origin") != "" {
-		writeError(w, http.StatusForbidden, errors.New("requests of web pages are refused"))
-		return
-	}
 	o, err := adoptOrder(r.URL.Query())
 	if err != nil {
 		writeError(w, http.StatusBadRequest, err)

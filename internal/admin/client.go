@@ -33,7 +33,13 @@ const (
 var ErrStalled = errors.New("the node sends nothing more")
 
 // Client asks nodes' admin ports. Safe for use by many goroutines.
-type Client struct{ http *http.Client }
+type Client struct {
+	// Token goes with every request that changes something. Set it before the
+	// first one.
+	Token string
+
+	http *http.Client
+}
 
 // NewClient returns a client without connections.
 func NewClient() *Client {
@@ -126,6 +132,9 @@ func (c *Client) do(ctx context.Context, method, addr, path string, q url.Values
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+	if c.Token != "" && method != http.MethodGet {
+		req.Header.Set("Authorization", "Bearer "+c.Token)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

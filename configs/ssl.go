@@ -1,0 +1,75 @@
+package configs
+
+import (
+	"fmt"
+	"slices"
+)
+
+// SSL names the PEM files of the client listeners that are called SSL or
+// SASL_SSL, and says whether clients must show a certificate (Kafka:
+// ssl.keystore, ssl.truststore, ssl.client.auth).
+type SSL struct {
+	CertFile   string `yaml:"cert_file"`
+	KeyFile    string `yaml:"key_file"`
+	CAFile     string `yaml:"ca_file"`
+	ClientAuth string `yaml:"client_auth"`
+}
+
+// Values of ssl.client_auth.
+const (
+	ClientAuthNone      = "none"
+	ClientAuthRequested = "requested"
+	ClientAuthRequired  = "required"
+)
+
+var clientAuths = []string{ClientAuthNone, ClientAuthRequested, ClientAuthRequired}
+
+// Encrypted reports whether the listener speaks TLS, which its name says in
+// Kafka's words.
+func (l Listener) Encrypted() bool { return l.Name == "SSL" || l.Name == "SASL_SSL" }
+
+// Authenticated reports whether clients must authenticate with SASL on the
+// listener, which its name says in Kafka's words.
+func (l Listener) Authenticated() bool { return l.Name == "SASL_PLAINTEXT" || l.Name == "SASL_SSL" }
+
+// validateTrust refuses listeners that promise what they cannot keep.
+func (c Config) validateTrust(p *problems) {
+	s := c.SSL
+	encrypted := ""
+	for _, l := range c.Listeners {
+		if l.Encrypted() {
+			encrypted = l.String()
+		}
+		if l.Authenticated() && c.Broker.ClientServer == "" {
+			p.add("listeners", l, "the broker authenticates clients, and broker.client_server is not set",
+				"set broker.client_server to the broker's own SASL listener")
+		}
+	}
+	switch {
+	case !slices.Contains(clientAuths, s.ClientAuth):
+		p.oneOf("ssl.client_auth", s.ClientAuth, clientAuths)
+	case encrypted != "" && (s.CertFile == "" || s.KeyFile == ""):
+		p.add("listeners", encrypted, "TLS needs a certificate and its key", "set ssl.cert_file and ssl.key_file")
+	case encrypted == "" && s != Default().SSL:
+		p.add("ssl", fmt.Sprintf("cert_file %s, key_file %s, ca_file %s, client_auth %s", s.CertFile, s.KeyFile, s.CAFile, s.ClientAuth),
+			"no listener is called SSL or SASL_SSL, so nothing would be encrypted", "rename a listener, or remove ssl")
+	case s.ClientAuth != ClientAuthNone && s.CAFile == "":
+		p.add("ssl.client_auth", s.ClientAuth, "no authority is trusted for clients' certificates", "set ssl.ca_file")
+	}
+}
+
+// validateAdmin refuses an admin port that strangers can reach and change the
+// cluster by.
+func (c Config) validateAdmin(p *problems) {
+	a := c.Admin
+	host, _, err := splitAddress(a.Listen)
+	switch {
+	case err != nil:
+		p.add("admin.listen", a.Listen, "not an address", "write host:port, such as 127.0.0.1:7501")
+	case a.TokenFile != "" && a.Insecure:
+		p.add("admin.insecure", true, "admin.token_file is set as well", "remove one of the two")
+	case !isLoopback(host) && a.TokenFile == "" && !a.Insecure:
+		p.add("admin.listen", a.Listen, "outside loopback whoever reaches the admin port could change the cluster",
+			"set admin.token_file (openssl rand -hex 32 makes a token), or admin.insecure: true if the network is closed to everybody else")
+	}
+}

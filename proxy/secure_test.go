@@ -1,0 +1,165 @@
+package proxy
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"math/big"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstep/kafkawire"
+)
+
+// serverTLS makes a certificate for 127.0.0.1 and the pool that trusts it.
+func serverTLS(t *testing.T) (*tls.Config, *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(cert)
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}, pool
+}
+
+// TestTLSListener: a client produces and consumes, small and large; whoever is
+// no TLS client is closed with the cause in the log, and harms nobody.
+func TestTLSListener(t *testing.T) {
+	server, pool := serverTLS(t)
+	f := newFixture(t, func(cfg *Config) {
+		cfg.Listeners[0].TLS = server
+		cfg.Limits.PartialRequestTimeout = time.Second
+	})
+	f.createTopic("orders", 1, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(f.addr), kgo.DialTLSConfig(&tls.Config{RootCAs: pool}), kgo.ConsumeTopics("orders"),
+		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.FetchMaxWait(100*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	values := [][]byte{[]byte("small"), make([]byte, 700<<10)}
+	if _, err := rand.Read(values[1]); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range values {
+		if err := cl.ProduceSync(ctx, &kgo.Record{Topic: "orders", Value: v}).FirstErr(); err != nil {
+			t.Fatalf("produce %d bytes: %v", len(v), err)
+		}
+	}
+	var got [][]byte
+	for len(got) < len(values) {
+		fetches := cl.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			t.Fatal(err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) { got = append(got, r.Value) })
+	}
+	for i, v := range values {
+		if string(got[i]) != string(v) {
+			t.Fatalf("record %d: %d bytes came back changed", i, len(v))
+		}
+	}
+
+	for name, offend := range map[string]func(c *rawClient){
+		"plaintext on a TLS listener":            func(c *rawClient) { c.write(frameOf(produceTo("orders", 0, batchOf("stranger")))) },
+		"TLS handshake was not finished in time": func(c *rawClient) { c.write([]byte{0x16, 0x03, 0x01, 0x02, 0x00}) },
+		"TLS handshake failed":                   func(c *rawClient) { distrust(c) },
+	} {
+		c := f.dial()
+		offend(c)
+		eventually(t, "the log line of "+name, func() bool { return len(f.log.lines("closed client connection", name, "127.0.0.1")) == 1 })
+	}
+	if n := f.producer.appended(); n != len(values) {
+		t.Fatalf("%d batches were appended, want %d", n, len(values))
+	}
+	if err := cl.ProduceSync(ctx, &kgo.Record{Topic: "orders", Value: []byte("after")}).FirstErr(); err != nil {
+		t.Fatalf("produce after the strangers: %v", err)
+	}
+}
+
+// distrust is a TLS client that trusts another authority.
+func distrust(c *rawClient) {
+	_ = tls.Client(c.nc, &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "127.0.0.1"}).Handshake() // it fails, as it must
+}
+
+// TestSASLListenerServesNobodyUnknown: on a listener that promises
+// authentication nothing is served before it, whatever the broker would allow.
+func TestSASLListenerServesNobodyUnknown(t *testing.T) {
+	f := newFixture(t, func(cfg *Config) { cfg.Listeners[0].SASL = true })
+	f.createTopic("orders", 1, nil)
+	var refuse atomic.Bool
+	f.broker.ControlKey(int16(kmsg.SASLHandshake), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		f.broker.KeepControl()
+		return req.ResponseKind(), nil, true
+	})
+	f.broker.ControlKey(int16(kmsg.SASLAuthenticate), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		f.broker.KeepControl()
+		resp := req.ResponseKind().(*kmsg.SASLAuthenticateResponse)
+		if refuse.Load() {
+			resp.ErrorCode = kerr.SaslAuthenticationFailed.Code
+		}
+		return resp, nil, true
+	})
+	handshake := kmsg.NewPtrSASLHandshakeRequest()
+	handshake.Mechanism = "PLAIN"
+	for _, version := range []int16{0, 1, 2} {
+		refuse.Store(true)
+		c := f.dial()
+		do[*kmsg.ApiVersionsResponse](c, 3, kmsg.NewPtrApiVersionsRequest())
+		do[*kmsg.SASLHandshakeResponse](c, 1, handshake)
+		if resp := do[*kmsg.SASLAuthenticateResponse](c, version, kmsg.NewPtrSASLAuthenticateRequest()); resp.ErrorCode != kerr.SaslAuthenticationFailed.Code {
+			t.Fatalf("v%d: the broker's refusal did not arrive: %d", version, resp.ErrorCode)
+		}
+		c.write(frameOf(produceTo("orders", 0, batchOf("stranger"))))
+		c.closed()
+
+		refuse.Store(false)
+		c = f.dial()
+		do[*kmsg.SASLHandshakeResponse](c, 1, handshake)
+		if resp := do[*kmsg.SASLAuthenticateResponse](c, version, kmsg.NewPtrSASLAuthenticateRequest()); resp.ErrorCode != 0 {
+			t.Fatalf("v%d: not authenticated: %d", version, resp.ErrorCode)
+		}
+		c.alive()
+	}
+	// Every API that is served, asked by who has said nothing.
+	for key := range handlers {
+		if authenticates(key) {
+			continue
+		}
+		api, ok := kafkawire.Lookup(key)
+		if !ok {
+			t.Fatalf("API %d has a handler and is not served", key)
+		}
+		c := f.dial()
+		req := kmsg.RequestForKey(key)
+		req.SetVersion(api.Max)
+		c.write(frameOf(req))
+		c.closed()
+	}
+	if n := f.producer.appended(); n != 0 {
+		t.Fatalf("%d batches of strangers were appended", n)
+	}
+	eventually(t, "the log line", func() bool { return len(f.log.lines("request before authentication", "security.protocol")) == 1 })
+}
