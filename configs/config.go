@@ -42,8 +42,14 @@ type Cluster struct {
 
 // Broker says where the co-located Kafka broker is and how long to wait for it.
 type Broker struct {
-	BootstrapServer  string        `yaml:"bootstrap_server"`
-	ClientServer     string        `yaml:"client_server"`
+	BootstrapServer  string `yaml:"bootstrap_server"`
+	ClientServer     string `yaml:"client_server"`
+	SecurityProtocol string `yaml:"security_protocol"`
+
+	ClientSecurityProtocol string `yaml:"client_security_protocol"`
+
+	SSL              TLS           `yaml:"ssl"`
+	SASL             SASL          `yaml:"sasl"`
 	RequestTimeout   time.Duration `yaml:"request_timeout"`
 	UnreachableAfter time.Duration `yaml:"unreachable_after"`
 	LogDirs          []string      `yaml:"log_dirs"`
@@ -167,7 +173,7 @@ const (
 // broker and its data are cannot be guessed.
 func Default() Config {
 	return Config{
-		Broker: Broker{RequestTimeout: 30 * time.Second, UnreachableAfter: time.Second, TrustAfter: time.Minute},
+		Broker: Broker{SecurityProtocol: ProtocolPlaintext, ClientSecurityProtocol: ProtocolPlaintext, RequestTimeout: 30 * time.Second, UnreachableAfter: time.Second, TrustAfter: time.Minute},
 		Raft: Raft{
 			Groups:               3,
 			LogStore:             LogStoreWAL,

@@ -40,9 +40,9 @@ func (c Config) validateTrust(p *problems) {
 		if l.Encrypted() {
 			encrypted = l.String()
 		}
-		if l.Authenticated() && c.Broker.ClientServer == "" {
-			p.add("listeners", l, "the broker authenticates clients, and broker.client_server is not set",
-				"set broker.client_server to the broker's own SASL listener")
+		if l.Authenticated() && !c.Broker.AuthenticatesClients() {
+			p.add("listeners", l, "the broker authenticates clients, and none of its SASL listeners is configured",
+				"set broker.client_server and broker.client_security_protocol to the broker's own SASL listener")
 		}
 	}
 	switch {

@@ -51,6 +51,7 @@ func (c Config) Validate() error {
 	c.validateListeners(p)
 	c.validateTrust(p)
 	c.validateBroker(p)
+	c.validateBrokerSecurity(p)
 	c.validatePeers(p)
 	c.validateRaftTraffic(p)
 	c.validateRaftTiming(p)

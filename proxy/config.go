@@ -20,6 +20,10 @@ type Config struct {
 	// the broker would be sent there and past us.
 	Upstream string
 
+	// UpstreamTLS, if not nil, is spoken with the broker. Its ServerName must be
+	// set.
+	UpstreamTLS *tls.Config
+
 	// BrokerVersions returns the versions that every member's broker offers.
 	// What is advertised is our table intersected with it. It is called at
 	// every ApiVersions request, so the answer may change while the server

@@ -93,7 +93,7 @@ func newConn(s *Server, nc net.Conn, l Listener) *conn {
 		budget: newBudget(s.cfg.Limits.MaxInflightBytesPerConn),
 	}
 	c.ctx, c.cancel = context.WithCancelCause(s.stopCtx)
-	c.up = &upstream{addr: s.cfg.Upstream, limits: s.cfg.Limits, responses: s.responses, own: newBudget(minFetchBytes)}
+	c.up = &upstream{addr: s.cfg.Upstream, tls: s.cfg.UpstreamTLS, limits: s.cfg.Limits, responses: s.responses, own: newBudget(minFetchBytes)}
 	c.needsSASL.Store(l.SASL)
 	c.up.guard = c.guard
 	c.up.onLost = func() { c.stop(errSessionLost) }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -60,6 +61,7 @@ type call struct {
 // connection at a time, dialled when first needed and again after it died.
 type upstream struct {
 	addr      string
+	tls       *tls.Config // nil: plaintext
 	limits    Limits
 	responses *budget                      // of all connections
 	own       *budget                      // of this one
@@ -107,6 +109,17 @@ func (u *upstream) link(ctx context.Context) (*link, error) {
 	nc, err := d.DialContext(ctx, "tcp", u.addr)
 	if err != nil {
 		return nil, fmt.Errorf("%w: dial %s: %w", errUpstreamUnreachable, u.addr, err)
+	}
+	if u.tls != nil {
+		hctx, done := context.WithTimeout(ctx, d.Timeout)
+		secured := tls.Client(nc, u.tls)
+		err := secured.HandshakeContext(hctx)
+		done()
+		if err != nil {
+			nc.Close()
+			return nil, fmt.Errorf("%w: tls handshake with %s: %w", errUpstreamUnreachable, u.addr, err)
+		}
+		nc = secured
 	}
 	lctx, cancel := context.WithCancelCause(context.Background())
 	l := &link{nc: nc, limits: u.limits, responses: u.responses, own: u.own, guard: u.guard, ctx: lctx, cancel: cancel}

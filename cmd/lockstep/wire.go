@@ -46,7 +46,11 @@ const methodCopy = node.FirstFreeMethod + 1
 
 func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 	n := &app{cfg: cfg, log: log}
-	n.broker = newLocalBroker(broker.Config{BootstrapServer: cfg.Broker.BootstrapServer,
+	brokerTLS, brokerSASL, err := brokerSecurity(cfg.Broker)
+	if err != nil {
+		return nil, err
+	}
+	n.broker = newLocalBroker(broker.Config{BootstrapServer: cfg.Broker.BootstrapServer, TLS: brokerTLS, SASL: brokerSASL,
 		RequestTimeout: cfg.Broker.RequestTimeout, Logger: log.Named("broker")})
 	nodeCfg, err := nodeConfig(cfg, log)
 	if err != nil {
@@ -84,6 +88,9 @@ func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 		return n.applier.HeardCopy(ctx, payload)
 	})
 	proxyCfg := proxyConfig(cfg, log, n.cluster, n.broker)
+	if proxyCfg.UpstreamTLS, err = upstreamTLS(cfg.Broker, proxyCfg.Upstream); err != nil {
+		return nil, err
+	}
 	if err := secureListeners(cfg, proxyCfg.Listeners, log.Named("kafka")); err != nil {
 		return nil, err
 	}
@@ -167,7 +174,7 @@ func proxyConfig(cfg configs.Config, log hclog.Logger, c *cluster.Cluster, b *lo
 		Upstream: cfg.Broker.BootstrapServer,
 		// Where clients have a listener of their own they are known by name,
 		// or not let in at all: the broker says which.
-		BrokerAuthorizes:  func() bool { return cfg.Broker.ClientServer != "" || b.Authorizes() },
+		BrokerAuthorizes:  func() bool { return cfg.Broker.AuthenticatesClients() || b.Authorizes() },
 		BrokerVersions:    func() []kmsg.ApiVersionsResponseApiKey { return offeredByAll(c.BrokerAPIs()) },
 		LinearizableReads: cfg.Reads == configs.ReadsLinearizable,
 		Limits: proxy.Limits{

@@ -4,8 +4,8 @@
 //
 // A broker's advertised address may be anything (often it is the proxy's own),
 // so every connection goes to Config.BootstrapServer and nowhere else. The
-// broker is taken to be a cluster of one node. There is no SASL or TLS towards
-// the broker; both would be fields of Config.
+// broker is taken to be a cluster of one node. It is reached
+// in plaintext and as nobody unless Config has TLS and SASL.
 //
 // Run against Apache Kafka 4.2.0 (KRaft, one node), for those who build on it:
 //
@@ -29,9 +29,11 @@
 package broker
 
 import (
+	"crypto/tls"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/twmb/franz-go/pkg/sasl"
 )
 
 // Config says how to reach the local broker. The zero value of every field
@@ -39,6 +41,11 @@ import (
 type Config struct {
 	// BootstrapServer is the broker's host:port. It is resolved at every dial.
 	BootstrapServer string
+	// TLS, if not nil, is spoken with the broker. An empty ServerName stands for
+	// the host of BootstrapServer.
+	TLS *tls.Config
+	// SASL, if not nil, is how every connection authenticates.
+	SASL sasl.Mechanism
 	// ClientID is sent with every request. Default "lockstep-applier".
 	ClientID string
 	// DialTimeout bounds connecting, including the ApiVersions exchange.

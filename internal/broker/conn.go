@@ -68,13 +68,22 @@ func dialWith(ctx context.Context, cfg *Config, version int16) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	secured, err := secure(ctx, nc, cfg)
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
 	c := &conn{
-		nc:       nc,
-		br:       bufio.NewReaderSize(nc, 32<<10),
+		nc:       secured,
+		br:       bufio.NewReaderSize(secured, 32<<10),
 		format:   kmsg.NewRequestFormatter(kmsg.FormatterClientID(cfg.ClientID)),
 		maxBytes: cfg.MaxResponseBytes,
 	}
 	if err := c.handshake(ctx, version); err != nil {
+		c.close()
+		return nil, err
+	}
+	if err := c.authenticate(ctx, cfg); err != nil {
 		c.close()
 		return nil, err
 	}
