@@ -163,3 +163,69 @@ func TestSASLListenerServesNobodyUnknown(t *testing.T) {
 	}
 	eventually(t, "the log line", func() bool { return len(f.log.lines("request before authentication", "security.protocol")) == 1 })
 }
+
+// TestUpstreamTLS: what clients ask is passed on by TLS, and by nothing else.
+func TestUpstreamTLS(t *testing.T) {
+	server, pool := serverTLS(t)
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	asked := make(chan []byte, 1)
+	go func() {
+		nc, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer nc.Close()
+		frame, err := kafkawire.ReadResponseFrame(nc, 1<<20)
+		if err == nil {
+			asked <- frame
+		}
+	}()
+	for _, test := range []struct {
+		roots *x509.CertPool
+		ok    bool
+	}{{x509.NewCertPool(), false}, {pool, true}} {
+		if !test.ok {
+			// Its handshake fails, and takes the one connection of the other.
+			other, err := tls.Listen("tcp", "127.0.0.1:0", server)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer other.Close()
+			go func() {
+				if nc, err := other.Accept(); err == nil {
+					_ = nc.(*tls.Conn).Handshake() // it fails, as it must
+					nc.Close()
+				}
+			}()
+			passOnHandshake(t, other.Addr().String(), test.roots)
+			continue
+		}
+		passOnHandshake(t, ln.Addr().String(), test.roots)
+		select {
+		case frame := <-asked:
+			if key := int16(frame[0])<<8 | int16(frame[1]); key != int16(kmsg.SASLHandshake) {
+				t.Fatalf("the broker was asked API %d", key)
+			}
+		case <-time.After(patience):
+			t.Fatal("the broker was asked nothing")
+		}
+	}
+}
+
+// passOnHandshake sends a SaslHandshake to a proxy whose broker is at addr, and
+// sees its connection closed.
+func passOnHandshake(t *testing.T, addr string, roots *x509.CertPool) {
+	t.Helper()
+	f := newFixture(t, func(cfg *Config) {
+		cfg.Upstream, cfg.UpstreamTLS = addr, &tls.Config{RootCAs: roots, ServerName: "127.0.0.1"}
+	})
+	c := f.dial()
+	handshake := kmsg.NewPtrSASLHandshakeRequest()
+	handshake.Version, handshake.Mechanism = 1, "PLAIN"
+	c.write(frameOf(handshake))
+	c.closed()
+}

@@ -100,7 +100,7 @@ func TestOpenedServerAsksForTheToken(t *testing.T) {
 	if err := s.Open(); err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	t.Cleanup(func() { _ = s.Close() })
 	c := NewClient()
 	defer c.Close()
 	// The topic is missing, so that a request which gets through changes nothing.

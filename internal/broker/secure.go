@@ -68,8 +68,8 @@ func (c *conn) authenticate(ctx context.Context, cfg *Config) error {
 		req.Version, req.SASLAuthBytes = version, next
 		if got, err = c.call(ctx, req); err != nil {
 			// Some brokers close the connection in place of an answer. That it
-			// ended is no reason to try an older version: hence %v.
-			return fmt.Errorf("%w, or was cut off while it asked: check username and password: %v", ErrAuthentication, err) //nolint:errorlint // as said
+			// ended is no reason to try an older version, so io.EOF is not wrapped.
+			return fmt.Errorf("%w, or was cut off while it asked: check username and password: %s", ErrAuthentication, err.Error())
 		}
 		resp := got.(*kmsg.SASLAuthenticateResponse)
 		switch {
