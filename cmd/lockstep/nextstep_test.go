@@ -107,7 +107,7 @@ func TestErrorsSayTheNextStep(t *testing.T) {
 		{"Kafka port in use", n.with(t, "listeners=PLAINTEXT://"+n.kafka), 1, []string{n.kafka, "in use", taken}},
 		{"Raft port in use", n.with(t, "raft.listen="+n.raft, "raft.peers=1="+n.raft), 1, []string{n.raft, "in use", taken}},
 		{"admin port in use", n.with(t, "admin.listen="+n.admin), 1, []string{n.admin, "in use", taken}},
-		{"not an address of ours", n.with(t, "admin.listen=192.0.2.1:7501"), 1, []string{"192.0.2.1", "next: use an address that this machine has"}},
+		{"not an address of ours", n.with(t, "admin.listen=192.0.2.1:7501", "admin.insecure=true"), 1, []string{"192.0.2.1", "next: use an address that this machine has"}},
 		{"no such certificate", n.with(t, "raft.tls.cert_file=/nope.pem", "raft.tls.key_file=/nope.key", "raft.tls.ca_file=/ca.pem"), 1,
 			[]string{"/nope", "raft.tls", "next: check the path's spelling"}},
 
