@@ -57,7 +57,11 @@ is 1 if an error was found; warnings alone leave it 0.`,
 }
 
 func examine(ctx context.Context, cfg configs.Config, output string, w io.Writer) error {
-	b := broker.NewAdmin(broker.Config{BootstrapServer: cfg.Broker.BootstrapServer,
+	secure, user, err := brokerSecurity(cfg.Broker)
+	if err != nil {
+		return err
+	}
+	b := broker.NewAdmin(broker.Config{BootstrapServer: cfg.Broker.BootstrapServer, TLS: secure, SASL: user,
 		RequestTimeout: min(cfg.Broker.RequestTimeout, doctorBroker), Logger: hclog.NewNullLogger()})
 	found := doctor.Examine(ctx, doctorChecks(cfg, b))
 	if err := b.Close(); err != nil {
@@ -93,6 +97,9 @@ func doctorChecks(cfg configs.Config, b *broker.Admin) []doctor.Check {
 	checks = append(checks, doctor.AddressChecks(advertised, peers)...)
 	if cfg.Raft.TLS.Enabled() {
 		checks = append(checks, doctor.CertificateCheck("raft.tls", cfg.Raft.TLS.CertFile))
+	}
+	if cfg.SSL.CertFile != "" {
+		checks = append(checks, doctor.CertificateCheck("ssl", cfg.SSL.CertFile))
 	}
 	return append(checks, doctor.RunningCheck(func(ctx context.Context) (*doctor.Running, error) { return askRunning(ctx, cfg.Admin.Listen) }, ports))
 }
