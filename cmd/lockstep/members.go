@@ -48,7 +48,7 @@ func membersListCommand() *cobra.Command {
 		Short: "Show every node's place in the cluster and how far it is",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.any(func(ctx context.Context, client *admin.Client, addr string) error {
+			return f.any(func() (*admin.Client, error) { return admin.NewClient(), nil }, func(ctx context.Context, client *admin.Client, addr string) error {
 				ms, raw, err := client.Members(ctx, addr)
 				if err != nil {
 					return err
@@ -89,6 +89,7 @@ func groupList(groups []uint32) string {
 
 func membersAddCommand() *cobra.Command {
 	var f adminFlags
+	var newClient func() (*admin.Client, error)
 	var address string
 	cmd := &cobra.Command{
 		Use:   "add NODE --address HOST:PORT",
@@ -105,7 +106,7 @@ that runs.`,
 			if err := checkHostPort(address); err != nil {
 				return fmt.Errorf("--address %q: %w", address, err)
 			}
-			return f.any(func(ctx context.Context, client *admin.Client, addr string) error {
+			return f.any(newClient, func(ctx context.Context, client *admin.Client, addr string) error {
 				if err := client.OrderMember(ctx, addr, admin.OrderAdd, id, address); err != nil {
 					return err
 				}
@@ -115,12 +116,14 @@ that runs.`,
 		},
 	}
 	f.add(cmd)
+	newClient = tokenFlag(cmd)
 	cmd.Flags().StringVar(&address, "address", "", "the node's raft.advertise, host:port")
 	return cmd
 }
 
 func memberOrder(use, order, short, long, done string) *cobra.Command {
 	var f adminFlags
+	var newClient func() (*admin.Client, error)
 	cmd := &cobra.Command{
 		Use: use, Short: short, Long: long, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -128,7 +131,7 @@ func memberOrder(use, order, short, long, done string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return f.any(func(ctx context.Context, client *admin.Client, addr string) error {
+			return f.any(newClient, func(ctx context.Context, client *admin.Client, addr string) error {
 				if err := client.OrderMember(ctx, addr, order, id, ""); err != nil {
 					return err
 				}
@@ -138,11 +141,13 @@ func memberOrder(use, order, short, long, done string) *cobra.Command {
 		},
 	}
 	f.add(cmd)
+	newClient = tokenFlag(cmd)
 	return cmd
 }
 
 func transferCommand() *cobra.Command {
 	var f adminFlags
+	var newClient func() (*admin.Client, error)
 	var group uint32
 	var to int32
 	cmd := &cobra.Command{
@@ -152,7 +157,7 @@ func transferCommand() *cobra.Command {
 it when all are well, after raft.leader_rebalance_delay.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.any(func(ctx context.Context, client *admin.Client, addr string) error {
+			return f.any(newClient, func(ctx context.Context, client *admin.Client, addr string) error {
 				if err := client.Transfer(ctx, addr, group, to); err != nil {
 					return err
 				}
@@ -162,6 +167,7 @@ it when all are well, after raft.leader_rebalance_delay.`,
 		},
 	}
 	f.add(cmd)
+	newClient = tokenFlag(cmd)
 	cmd.Flags().Uint32Var(&group, "group", 0, "the Raft group")
 	cmd.Flags().Int32Var(&to, "to", 0, "the node that is to lead; 0: whoever is best placed")
 	return cmd
@@ -169,6 +175,7 @@ it when all are well, after raft.leader_rebalance_delay.`,
 
 func logLevelCommand() *cobra.Command {
 	var addr string
+	var newClient func() (*admin.Client, error)
 	cmd := &cobra.Command{
 		Use:       "log-level LEVEL",
 		Short:     "Change how much a running node logs: trace, debug, info, warn or error",
@@ -180,15 +187,19 @@ func logLevelCommand() *cobra.Command {
 			}
 			ctx, cancel := interruptible()
 			defer cancel()
-			client := admin.NewClient()
+			client, err := newClient()
+			if err != nil {
+				return failed(err)
+			}
 			defer client.Close()
 			if err := client.LogLevel(ctx, addr, args[0]); err != nil {
 				return failed(err)
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "the node at %s logs at %s until it is started again\n", addr, args[0])
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "the node at %s logs at %s until it is started again\n", addr, args[0])
 			return failed(err)
 		},
 	}
+	newClient = tokenFlag(cmd)
 	cmd.Flags().StringVar(&addr, "admin", defaultAdmin[0], "admin address, host:port, of the node that is meant")
 	return cmd
 }
@@ -203,14 +214,17 @@ func nodeArg(s string) (int32, error) {
 
 // any gives an order to the first node that can be reached. One that answers
 // with a refusal has answered.
-func (f *adminFlags) any(do func(ctx context.Context, client *admin.Client, addr string) error) error {
+func (f *adminFlags) any(newClient func() (*admin.Client, error), do func(ctx context.Context, client *admin.Client, addr string) error) error {
 	if err := f.check(); err != nil {
 		return err
 	}
+	client, err := newClient()
+	if err != nil {
+		return failed(err)
+	}
+	defer client.Close()
 	ctx, cancel := interruptible()
 	defer cancel()
-	client := admin.NewClient()
-	defer client.Close()
 	var errs []error
 	for _, addr := range f.addrs {
 		err := do(ctx, client, addr)

@@ -33,14 +33,9 @@ func (s *Server) handleMembers(mux *http.ServeMux) {
 // errBadOrder is wrapped by what is wrong with an order itself.
 var errBadOrder = errors.New("bad order")
 
-// orderly makes a handler of an order. A browser that was led here by another
-// site says so by its Origin.
+// orderly makes a handler of an order.
 func (s *Server) orderly(do func(ctx context.Context, q url.Values) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Origin") != "" {
-			writeError(w, http.StatusForbidden, errors.New("requests of web pages are refused"))
-			return
-		}
 		switch err := do(r.Context(), r.URL.Query()); {
 		case errors.Is(err, errBadOrder):
 			writeError(w, http.StatusBadRequest, err)
