@@ -205,6 +205,7 @@ func (n *Node) writeDown() error {
 		n.transport.SetPeer(id, addr)
 	}
 	n.dropFormer(old, nodes)
+	n.warnOfPeers(nodes)
 	n.meetPeers()
 	if maps.Equal(next.Known, old.Known) && maps.Equal(next.Peers, old.Peers) {
 		return nil
@@ -216,6 +217,27 @@ func (n *Node) writeDown() error {
 	n.identity = &next
 	n.mu.Unlock()
 	return nil
+}
+
+// warnOfPeers tells the operator, once for each set of them, which members
+// raft.peers leaves out. A node begins a cluster with a majority of raft.peers:
+// one that lists itself alone, and lost its data_dir, with nobody else.
+func (n *Node) warnOfPeers(nodes map[int32]*fsm.CatalogNode) {
+	var missing []int32
+	for id, c := range nodes {
+		if _, listed := n.cfg.Peers[id]; !listed && c.State == fsm.NodeMember {
+			missing = append(missing, id)
+		}
+	}
+	slices.Sort(missing)
+	if n.cfg.Join || slices.Equal(missing, n.missed) {
+		return
+	}
+	if n.missed = missing; len(missing) > 0 {
+		n.log.Warn("raft.peers leaves members out", "members", fmt.Sprint(missing),
+			"why", "should this node lose its data_dir, it could begin a cluster of its own",
+			"next", "list them, or set raft.join: true, before the next start")
+	}
 }
 
 // dropFormer closes the connections of an incarnation that was put out: what is

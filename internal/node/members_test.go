@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"lockstep/fsm"
 )
 
@@ -158,6 +160,32 @@ func TestMembersMeetAfterARestart(t *testing.T) {
 	c.leader(1)
 	if got := c.nodes[1].Group(0).Voters(); len(got) != 3 {
 		t.Errorf("the voters are %v", got)
+	}
+}
+
+// A node whose raft.peers leave members out says so, once, unless it could not
+// begin a cluster anyway.
+func TestPeersLeftOutAreNamed(t *testing.T) {
+	t.Parallel()
+	nodes := map[int32]*fsm.CatalogNode{1: {ID: 1}, 2: {ID: 2}, 3: {ID: 3}, 4: {ID: 4, State: fsm.NodeGone}, 5: {ID: 5, State: fsm.NodeJoining}}
+	said := func(join bool, peers ...int32) string {
+		var out strings.Builder
+		cfg := Config{NodeID: 1, Groups: 1, Join: join, Peers: map[int32]string{}, Logger: hclog.New(&hclog.LoggerOptions{Output: &out})}
+		for _, id := range peers {
+			cfg.Peers[id] = "a:1"
+		}
+		n := New(cfg)
+		n.warnOfPeers(nodes)
+		n.warnOfPeers(nodes)
+		return out.String()
+	}
+	if got := said(false, 1); strings.Count(got, "leaves members out") != 1 || !strings.Contains(got, "[2 3]") {
+		t.Errorf("it said %q", got)
+	}
+	for _, quiet := range []string{said(false, 1, 2, 3), said(true, 1)} {
+		if quiet != "" {
+			t.Errorf("it said %q", quiet)
+		}
 	}
 }
 
