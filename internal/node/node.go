@@ -30,7 +30,7 @@ type Node struct {
 	wg     sync.WaitGroup
 
 	breakers breakers
-	missed   []int32 // members that raft.peers leaves out; owned by learn
+	missed   []int32       // members that raft.peers leaves out; owned by learn
 	changes  leaderChanges // written by the groups' watchers
 
 	failed  chan struct{} // closed by fail
