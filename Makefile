@@ -40,7 +40,7 @@ LONG     := ^(TestChaos|TestMutants|TestKillAtEveryFailpoint|TestCompat|TestBenc
 QUICK    ?=
 ONLY     ?=
 
-.PHONY: build demo test e2e chaos failpoints mutants bench compat lint fuzz fmt clean man cli-docs
+.PHONY: rules build demo test e2e chaos failpoints mutants bench compat lint fuzz fmt clean man cli-docs
 
 build: ## bin/lockstep, static
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o $(BIN) ./cmd/lockstep
@@ -88,6 +88,10 @@ $(GOLANGCI):
 	@mkdir -p .cache/bin/build
 	GOBIN=$(CURDIR)/.cache/bin/build $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	@mv .cache/bin/build/golangci-lint $@
+
+rules: ## the alert rules, by promtool (Debian: prometheus)
+	promtool check rules deploy/prometheus/lockstep.rules.yml
+	promtool test rules deploy/prometheus/lockstep.rules_test.yml
 
 fuzz: ## every fuzz target for FUZZ_TIME, FUZZ_JOBS at once: make fuzz FUZZ_TIME=1h
 	.ci/fuzz $(FUZZ_TIME) $(FUZZ_JOBS)

@@ -20,12 +20,16 @@ type collector struct {
 }
 
 func newRegistry(c *cluster.Cluster, cfg Config) *prometheus.Registry {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newCollector(c, cfg))
+	return reg
+}
+
+func newCollector(c *cluster.Cluster, cfg Config) *collector {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("lockstep_"+name, help, labels, nil)
 	}
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	reg.MustRegister(&collector{cluster: c, self: cfg.Self,
+	return &collector{cluster: c, self: cfg.Self,
 		leader:      desc("group_leader", "Node that leads the group, 0 if none.", "group"),
 		term:        desc("raft_term", "Raft term of this node in the group.", "group"),
 		commit:      desc("raft_commit_index", "Commit index of this node in the group.", "group"),
@@ -37,8 +41,7 @@ func newRegistry(c *cluster.Cluster, cfg Config) *prometheus.Registry {
 		notReady:    desc("partitions_not_ready", "Partitions that no client can use now."),
 		nodeAlive:   desc("node_alive", "1 if the node was heard of within the lease.", "node"),
 		recovery:    newRecoveryDescs(desc),
-	})
-	return reg
+	}
 }
 
 // Describe implements prometheus.Collector.
