@@ -48,6 +48,7 @@ func rootCommand() *cobra.Command {
 		statusCommand(),
 		verifyCommand(),
 		doctorCommand(),
+		bundleCommand(),
 		rebuildCommand(),
 		adoptCommand(),
 		recoverCommand(),

@@ -69,6 +69,7 @@ func New(cfg Config, c *cluster.Cluster, n *node.Node, b Broker) *Server {
 	mux.HandleFunc("GET /foreign", s.foreign)
 	mux.HandleFunc("POST /adopt", s.adopt)
 	s.handleMembers(mux)
+	mux.HandleFunc("GET /goroutines", s.goroutines)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(newRegistry(c, cfg), promhttp.HandlerOpts{}))
 	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	return s
