@@ -123,6 +123,8 @@ func (n *Node) heardJoin(ctx context.Context, from transport.Hello, payload []by
 	err = n.judge(from.NodeID, from.Incarnation)
 	if errors.Is(err, errStranger) && req.Enter {
 		err = n.admit(ctx, from, req.Node)
+	} else if err == nil && req.Enter {
+		n.announce(ctx, from, req.Node)
 	}
 	n.noteStranger(from.NodeID, err)
 	if err != nil {
@@ -190,6 +192,20 @@ func (n *Node) admit(ctx context.Context, from transport.Hello, node fsm.Catalog
 	return nil
 }
 
+// announce registers a member that is elsewhere than the catalog says: nobody
+// reaches it there, and so it does not hear who leads.
+func (n *Node) announce(ctx context.Context, from transport.Hello, node fsm.CatalogNode) {
+	c := n.registered(node.ID)
+	if node.ID != from.NodeID || node.Incarnation != from.Incarnation || c == nil || c.Raft == node.Raft {
+		return
+	}
+	if _, err := n.Submit(ctx, fsm.CatalogGroup, fsm.Control(fsm.KindRegisterNode, fsm.RegisterNode{Node: node})); err != nil {
+		n.log.Debug("cannot register a node's new address yet", "node", node.ID, "error", err) // it asks again
+		return
+	}
+	n.log.Info("node has a new address", "node", node.ID, "old", c.Raft, "new", node.Raft)
+}
+
 func (n *Node) allKnown() map[int32]string {
 	known := make(map[int32]string)
 	for _, id := range n.Peers() {
@@ -212,7 +228,8 @@ func (n *Node) expected(id int32) error {
 	return fmt.Errorf("nobody awaits node %d: lockstep members add %d --address HOST:PORT lets it in", id, id)
 }
 
-// register tells the catalog who and where this node is, until it knows.
+// register tells the catalog who and where this node is, until it knows. A node
+// that moved does not hear who leads: its peers pass it on.
 func (n *Node) register(ctx context.Context) {
 	for ctx.Err() == nil {
 		try, cancel := context.WithTimeout(ctx, registerTimeout)
@@ -226,6 +243,7 @@ func (n *Node) register(ctx context.Context) {
 			return
 		}
 		n.log.Debug("cannot register yet", "error", err)
+		n.askAll(ctx, true)
 		again, stop := n.after(joinPause)
 		select {
 		case <-again:

@@ -40,6 +40,10 @@ type identity struct {
 	// Peers holds the raft addresses that the catalog had last. Nodes that
 	// know each other from there alone must meet before it can be read.
 	Peers map[int32]string `json:"peers,omitempty"`
+
+	// Outdated holds the addresses of raft.peers that the catalog's news
+	// replaced: as long as raft.peers says the same, the catalog's is dialed.
+	Outdated map[int32]string `json:"outdated,omitempty"`
 }
 
 const identityFile = "identity.json"
@@ -73,6 +77,9 @@ func loadIdentity(dir, clusterID string, nodeID int32, groups uint32) (*identity
 	if id.Known == nil {
 		id.Known = make(map[int32]string)
 	}
+	if id.Outdated == nil {
+		id.Outdated = make(map[int32]string)
+	}
 	return id, nil
 }
 
@@ -85,7 +92,7 @@ func newIdentity(dir, clusterID string, nodeID int32, groups uint32) (*identity,
 		return nil, fmt.Errorf("make an incarnation: %w", err)
 	}
 	id := &identity{ClusterID: clusterID, NodeID: nodeID, Groups: groups,
-		Incarnation: hex.EncodeToString(b[:]), Known: make(map[int32]string)}
+		Incarnation: hex.EncodeToString(b[:]), Known: make(map[int32]string), Outdated: make(map[int32]string)}
 	return id, id.save(dir)
 }
 

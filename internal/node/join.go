@@ -301,12 +301,13 @@ func (n *Node) enter(ctx context.Context, known map[int32]string, founders *raft
 	if err := member.save(n.cfg.DataDir); err != nil {
 		return false, err
 	}
-	n.mu.Lock()
-	n.identity, n.problem = &member, ""
-	n.mu.Unlock()
+	// It ends connections: before anybody is told that this node is a member.
 	if member.Recovery > 0 {
 		n.transport.SetRecovery(member.Recovery)
 	}
+	n.mu.Lock()
+	n.identity, n.problem = &member, ""
+	n.mu.Unlock()
 	err := n.startGroups()
 	if errors.Is(err, ErrStopped) {
 		return false, nil

@@ -15,9 +15,9 @@ import (
 )
 
 // Who the peers are. A node begins with those of raft.peers and of its
-// identity; from then on the catalog says who comes and who goes. What
-// raft.peers says of a node's address holds until the catalog says something
-// new.
+// identity; from then on the catalog says who comes and who goes. The address
+// that raft.peers has for a node holds, whatever the node calls itself, until
+// the catalog has another one than before.
 
 // errNoVoter is returned for a node that does not vote in the group.
 var errNoVoter = errors.New("it does not vote in the group")
@@ -173,6 +173,7 @@ func (n *Node) writeDown() error {
 	old := n.identity
 	next := *old
 	next.Known, next.Peers = maps.Clone(old.Known), make(map[int32]string)
+	next.Outdated = maps.Clone(old.Outdated)
 	moved := make(map[int32]string) // the catalog's news
 	for id, c := range nodes {
 		switch {
@@ -181,12 +182,16 @@ func (n *Node) writeDown() error {
 				delete(n.peers, id) // the transport knows it still: it is told why it is refused
 			}
 			delete(next.Known, id)
+			delete(next.Outdated, id)
 			continue
 		case c.Raft == "":
 			continue
 		}
 		next.Peers[id] = c.Raft
-		if id != n.cfg.NodeID && (old.Peers[id] != c.Raft || n.peers[id] == "") {
+		if had := old.Peers[id]; id != n.cfg.NodeID && (n.peers[id] == "" || had != "" && had != c.Raft) {
+			if listed := n.cfg.Peers[id]; listed != "" && listed != c.Raft {
+				next.Outdated[id] = listed
+			}
 			if n.peers[id] != c.Raft {
 				moved[id] = c.Raft
 			}
@@ -207,7 +212,7 @@ func (n *Node) writeDown() error {
 	n.dropFormer(old, nodes)
 	n.warnOfPeers(nodes)
 	n.meetPeers()
-	if maps.Equal(next.Known, old.Known) && maps.Equal(next.Peers, old.Peers) {
+	if maps.Equal(next.Known, old.Known) && maps.Equal(next.Peers, old.Peers) && maps.Equal(next.Outdated, old.Outdated) {
 		return nil
 	}
 	if err := next.save(n.cfg.DataDir); err != nil {

@@ -116,7 +116,7 @@ func (n *Node) Init() error {
 	}
 	n.cfg.Self.ID, n.cfg.Self.Incarnation = n.cfg.NodeID, id.Incarnation
 	for peer, addr := range id.Peers {
-		if _, listed := n.peers[peer]; !listed {
+		if listed, ok := n.peers[peer]; !ok || id.Outdated[peer] == listed {
 			n.peers[peer] = addr
 		}
 	}
