@@ -18,7 +18,7 @@ import (
 
 // contestant is one way to keep records, with its processes.
 type contestant struct {
-	name    string // the column: a to d
+	name    string // the column: a to d, or o
 	what    string
 	seeds   []string
 	brokers []*process
@@ -34,7 +34,9 @@ var benchJVM = []string{"-Xms512m", "-Xmx512m", "-XX:TieredStopAtLevel=4", "-XX:
 	"-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35"}
 
 // contestants starts those that are asked for (BENCH_ONLY, letters). They stay
-// up side by side, so that all have warm JVMs; idle they cost little.
+// up side by side, so that all have warm JVMs; idle they cost little. o is
+// Lockstep of a commit before, BENCH_OLD: what a change did is seen side by side.
+// It has no column in the tables, it is in the log and in the JSON.
 func contestants(t *testing.T) []*contestant {
 	only := envOr("BENCH_ONLY", "abcd")
 	var all []*contestant
@@ -44,12 +46,10 @@ func contestants(t *testing.T) []*contestant {
 		all = append(all, &contestant{name: "a", what: "one plain broker", seeds: []string{b.addr()}, brokers: []*process{b.proc}, copies: 1})
 	}
 	if strings.Contains(only, "b") {
-		c := newClusterWith(t, clusterOpts{prepare: func(_ *testing.T, n *node) { n.broker.tuning = benchJVM }})
-		k := &contestant{name: "b", what: "Lockstep", seeds: c.bootstrap(), cluster: c, copies: 3}
-		for _, n := range c.nodes {
-			k.brokers, k.proxies = append(k.brokers, n.broker.proc), append(k.proxies, n.proc)
-		}
-		all = append(all, k)
+		all = append(all, lockstep(t, "b", "Lockstep", &built))
+	}
+	if strings.Contains(only, "o") {
+		all = append(all, lockstep(t, "o", "Lockstep of before", olderBinary(t, envOr("BENCH_OLD", "HEAD"))))
 	}
 	if strings.Contains(only, "c") {
 		all = append(all, native(t, "c", "native cluster, replication factor 3, page cache", nil))
@@ -64,6 +64,18 @@ func contestants(t *testing.T) []*contestant {
 		k.config["file.delete.delay.ms"] = "1000"
 	}
 	return all
+}
+
+// lockstep is a cluster of a build, with brokers of its own.
+func lockstep(t *testing.T, name, what string, build *program) *contestant {
+	t.Helper()
+	c := newClusterWith(t, clusterOpts{program: build, dir: filepath.Join(runDir(t), name),
+		prepare: func(_ *testing.T, n *node) { n.broker.tuning = benchJVM }})
+	k := &contestant{name: name, what: what, seeds: c.bootstrap(), cluster: c, copies: 3}
+	for _, n := range c.nodes {
+		k.brokers, k.proxies = append(k.brokers, n.broker.proc), append(k.proxies, n.proc)
+	}
+	return k
 }
 
 // native is a KRaft cluster of three brokers that are controllers, too.
