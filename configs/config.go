@@ -12,21 +12,22 @@ import "time"
 // yaml tags and is its name everywhere: in the file, after --set, in messages
 // and, with underscores, in the environment. See reference.yaml.
 type Config struct {
-	Node                Node       `yaml:"node"`
-	Cluster             Cluster    `yaml:"cluster"`
-	DataDir             string     `yaml:"data_dir"`
-	Listeners           []Listener `yaml:"listeners"`
-	AdvertisedListeners []Listener `yaml:"advertised_listeners"`
-	SSL                 SSL        `yaml:"ssl"`
-	Broker              Broker     `yaml:"broker"`
-	Raft                Raft       `yaml:"raft"`
-	Recovery            Recovery   `yaml:"recovery"`
-	Limits              Limits     `yaml:"limits"`
-	Topics              Topics     `yaml:"topics"`
-	Groups              Groups     `yaml:"groups"`
-	Reads               string     `yaml:"reads"`
-	Admin               Admin      `yaml:"admin"`
-	Log                 Log        `yaml:"log"`
+	Node                Node        `yaml:"node"`
+	Cluster             Cluster     `yaml:"cluster"`
+	DataDir             string      `yaml:"data_dir"`
+	Listeners           []Listener  `yaml:"listeners"`
+	AdvertisedListeners []Listener  `yaml:"advertised_listeners"`
+	SSL                 SSL         `yaml:"ssl"`
+	Broker              Broker      `yaml:"broker"`
+	Raft                Raft        `yaml:"raft"`
+	Replication         Replication `yaml:"replication"`
+	Recovery            Recovery    `yaml:"recovery"`
+	Limits              Limits      `yaml:"limits"`
+	Topics              Topics      `yaml:"topics"`
+	Groups              Groups      `yaml:"groups"`
+	Reads               string      `yaml:"reads"`
+	Admin               Admin       `yaml:"admin"`
+	Log                 Log         `yaml:"log"`
 }
 
 // Node says which node of the cluster this is.
@@ -80,6 +81,11 @@ type Raft struct {
 	LeaderRebalanceDelay time.Duration `yaml:"leader_rebalance_delay"`
 	Insecure             bool          `yaml:"insecure"`
 	TLS                  TLS           `yaml:"tls"`
+}
+
+// Replication says how many nodes hold what clients produce.
+type Replication struct {
+	Factor int `yaml:"factor"`
 }
 
 // Recovery says how a broker's copy is brought up to date, checked and made
@@ -191,6 +197,7 @@ func Default() Config {
 			LogLimitBytes:        4 * GiB,
 			LeaderRebalanceDelay: 10 * time.Second,
 		},
+		Replication: Replication{Factor: 3},
 		Recovery: Recovery{
 			CopyBytesPerSecond:  32 * MiB,
 			ScrubInterval:       time.Hour,

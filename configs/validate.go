@@ -359,6 +359,9 @@ func (c Config) validateRest(p *problems) {
 	p.oneOf("reads", c.Reads, reads)
 	between(p, "groups.offsets_retention", c.Groups.OffsetsRetention, time.Minute, 100*365*24*time.Hour)
 	c.validateAdmin(p)
+	if f := c.Replication.Factor; between(p, "replication.factor", f, 1, 15) && f%2 == 0 {
+		p.add("replication.factor", f, "even: one node more makes a majority no smaller", fmt.Sprintf("set it to %d or %d", f-1, f+1))
+	}
 	r := c.Recovery
 	between(p, "recovery.copy_bytes_per_second", r.CopyBytesPerSecond, 64*KiB, maxLogBytes)
 	between(p, "recovery.scrub_bytes_per_second", r.ScrubBytesPerSecond, 64*KiB, maxLogBytes)

@@ -98,6 +98,7 @@ func TestValidateRefuses(t *testing.T) {
 		{"log dirs", []string{"broker.log_dirs=kafka-logs"}, []string{"broker.log_dirs", "from / on"}},
 		{"snapshot", []string{"raft.snapshot_bytes=1KiB"}, []string{"raft.snapshot_bytes", "at least 64KiB"}},
 		{"log limit below retention", []string{"raft.log_limit_bytes=256MiB"}, []string{"raft.log_limit_bytes", "at least 512MiB"}},
+		{"replication factor", []string{"replication.factor=4"}, []string{"replication.factor", "set it to 3 or 5"}},
 		{"copy", []string{"recovery.copy_bytes_per_second=1"}, []string{"recovery.copy_bytes_per_second", "at least 64KiB"}},
 		{"scrub rate", []string{"recovery.scrub_bytes_per_second=1"}, []string{"recovery.scrub_bytes_per_second", "at least 64KiB"}},
 		{"scrub", []string{"recovery.scrub_interval=1ms"}, []string{"recovery.scrub_interval", "at least 1s"}},

@@ -114,6 +114,9 @@ func (a *AdoptedPartition) problem() string {
 }
 
 func (c *Catalog) reserveTopic(a *ReserveTopic) Result {
+	if len(c.Places) > 0 {
+		return rejected(codeInvalidRequest, "topics are adopted while every node holds every group: here groups have places already (lockstep rebalance)")
+	}
 	if t := c.TopicByName(a.Name); t != nil {
 		r := rejected(codeTopicExists, "topic %q already exists", a.Name)
 		r.Topic = t.ID
@@ -154,7 +157,7 @@ func (c *Catalog) adoptTopic(a *AdoptTopic, clockMs int64) Result {
 	delete(c.reserved, a.Topic)
 	// Revision 1, so that the holders' brokers are given the settings.
 	t := &CatalogTopic{ID: a.Topic, Name: a.Name, State: TopicOpening, Config: a.Config, Revision: 1, Configured: 1, Adopted: a.Adopted}
-	t.Groups = spread(nil, t.ID, int32(len(a.Adopted.Partitions)), a.Groups)
+	t.Groups = c.spread(nil, t.ID, int32(len(a.Adopted.Partitions)), a.Groups)
 	c.Topics[t.ID] = t
 	c.byName[t.Name] = t.ID
 	for i := range a.Offsets {

@@ -89,6 +89,7 @@ type Catalog struct {
 	Consumers      map[string]*ConsumerGroup // groups that have committed something; modified in place
 	Rebuilds       map[uint64]int32          // node that may destroy its copy of a topic, by topic; replaced, never modified
 	Access         *Access                   // never nil; modified in place
+	Places         map[uint32]*Placement     // nodes that hold a group, by group; nil: every node holds every group; replaced, never modified
 	reserved       map[uint64]string         // ids of topics that are about to be adopted, and their names
 }
 
@@ -202,6 +203,8 @@ func catalogArgs(k Kind) any {
 		return new(NodeLeft)
 	case KindNodeJoined:
 		return new(NodeJoined)
+	case KindPlaceGroup:
+		return new(PlaceGroup)
 	}
 	return nil
 }
@@ -234,6 +237,8 @@ func (c *Catalog) apply(index uint64, clockMs int64, args any) Result {
 		r, changed = c.nodeLeft(index, a)
 	case *NodeJoined:
 		r, changed = c.nodeJoined(index, a)
+	case *PlaceGroup:
+		r, changed = c.placeGroup(index, a)
 	case *CreateTopic:
 		r = c.createTopic(a)
 	case *TopicOpened:
@@ -292,21 +297,12 @@ func (c *Catalog) createTopic(a *CreateTopic) Result {
 		return rejected(codeInvalidPartitions, "a topic has at most %d partitions", MaxPartitions)
 	}
 	t := &CatalogTopic{ID: c.nextTopic, Name: a.Name, State: TopicOpening, Config: a.Config}
-	t.Groups = spread(nil, t.ID, a.Partitions, a.Groups)
+	t.Groups = c.spread(nil, t.ID, a.Partitions, a.Groups)
 	c.nextTopic++
 	c.unreserve(a.Name)
 	c.Topics[t.ID] = t
 	c.byName[t.Name] = t.ID
 	return Result{Topic: t.ID}
-}
-
-// spread assigns partitions len(have).. to groups, one after the other.
-func spread(have []uint32, topic uint64, total int32, groups uint32) []uint32 {
-	out := slices.Clone(have)
-	for n := uint64(len(have)); n < uint64(total); n++ {
-		out = append(out, uint32((topic-1+n)%uint64(groups)))
-	}
-	return out
 }
 
 // edit replaces a topic by a changed copy.
@@ -369,7 +365,7 @@ func (c *Catalog) createPartitions(a *CreatePartitions) Result {
 		return rejected(codeInvalidRequest, "no groups")
 	}
 	c.edit(t, func(t *CatalogTopic) {
-		t.Groups = spread(t.Groups, t.ID, a.Total, a.Groups)
+		t.Groups = c.spread(t.Groups, t.ID, a.Total, a.Groups)
 		t.State = TopicOpening
 	})
 	return Result{}

@@ -3,6 +3,7 @@ package fsm
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 )
 
@@ -121,6 +122,7 @@ func (c *Catalog) removeNode(index uint64, a *RemoveNode) (Result, bool) {
 			return Result{}, false
 		}
 		c.editNode(n, func(n *CatalogNode) { n.State, n.Since = NodeGone, index })
+		c.vacate(index, a.ID)
 		return Result{}, true
 	}
 	if other := c.onTheWay(a.ID); other != nil {
@@ -136,6 +138,9 @@ func (c *Catalog) removeNode(index uint64, a *RemoveNode) (Result, bool) {
 		return rejected(codeInvalidRequest, "node %d is the last member", a.ID), false
 	}
 	c.editNode(n, func(n *CatalogNode) { n.State, n.Again, n.Since = NodeLeaving, a.Again, index })
+	if !a.Again {
+		c.vacate(index, a.ID)
+	}
 	return Result{}, true
 }
 
@@ -197,6 +202,9 @@ func (c *Catalog) registerNode(index uint64, a *CatalogNode) (Result, bool) {
 		n.State, n.Later, n.Former, n.Again, n.Since = old.State, old.Later, old.Former, old.Again, old.Since
 	}
 	c.editNode(&n, func(*CatalogNode) {})
+	if n.State == NodeJoining {
+		c.seat(index, n.ID)
+	}
 	return Result{}, true
 }
 
@@ -225,6 +233,11 @@ func (c *Catalog) recoverMembers(index uint64, survivor int32) bool {
 			cp.Again = false
 			c.putOut(&cp, index)
 			changed = true
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(c.Nodes)) {
+		if id != survivor {
+			c.vacate(index, id)
 		}
 	}
 	return changed

@@ -15,7 +15,7 @@ import (
 // The encoding of a group's whole state. Numbers are uvarints, strings and
 // documents have their length before them:
 //
-//	4 bytes   "LSG" and the format version (3)
+//	4 bytes   "LSG" and the format version (3; 4 if groups have places)
 //	group, index, clock (ms), level, shape, recovery number
 //	count     topics, by id: the newest Open as JSON
 //	count     partitions, by topic and number: see appendTo in statepartition.go
@@ -27,8 +27,9 @@ import (
 // One state has one encoding. It holds no record: its size depends on the
 // number of partitions, checkpoints and producers.
 
-// StateVersion is the format version of the states that this build writes.
-const StateVersion = 3
+// StateVersion is the newest format version of states that this build knows.
+// It writes the version before where groups have no places.
+const StateVersion = 4
 
 // oldestStateVersion is the format version that this build can still read.
 const oldestStateVersion = 1
@@ -38,6 +39,10 @@ const offsetsStateVersion = 2
 
 // accessStateVersion is the first that holds ACLs and quotas.
 const accessStateVersion = 3
+
+// placesStateVersion is the first whose catalog may say which nodes hold a
+// group.
+const placesStateVersion = 4
 
 const stateMagic = "LSG"
 
@@ -59,7 +64,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 func (g *Group) Encode() []byte {
 	b := make([]byte, 0, g.encodedSize())
 	b = append(b, stateMagic...)
-	b = append(b, StateVersion)
+	b = append(b, g.stateVersion())
 	b = binary.AppendUvarint(b, uint64(g.ID))
 	b = binary.AppendUvarint(b, g.Index)
 	b = binary.AppendUvarint(b, uint64(g.ClockMs))
@@ -82,6 +87,15 @@ func (g *Group) Encode() []byte {
 		b = g.Catalog.Access.appendTo(b)
 	}
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+}
+
+// stateVersion is the oldest that says everything about the group: builds from
+// before places read what has none.
+func (g *Group) stateVersion() byte {
+	if g.Catalog != nil && len(g.Catalog.Places) > 0 {
+		return placesStateVersion
+	}
+	return accessStateVersion
 }
 
 // encodedSize is a guess that spares Encode most of its copying.
@@ -220,11 +234,12 @@ type catalogState struct {
 	Turns          map[int]int64     `json:"turns,omitempty"`
 	Rebuilds       []TakeRebuild     `json:"rebuilds"`
 	Reserved       map[uint64]string `json:"reserved,omitempty"`
+	Places         []Placement       `json:"places,omitempty"` // from version 4 on
 }
 
 func (c *Catalog) state() *catalogState {
 	s := &catalogState{Version: c.Version, NextTopic: c.nextTopic, NextProducer: c.nextProducer,
-		Coordinators: c.Coordinators, CoordinatorGen: c.coordinatorGen, Turns: make(map[int]int64), Reserved: c.reserved}
+		Coordinators: c.Coordinators, CoordinatorGen: c.coordinatorGen, Turns: make(map[int]int64), Reserved: c.reserved, Places: c.placesState()}
 	for slot, turn := range c.turns {
 		if turn != 0 {
 			s.Turns[slot] = turn
@@ -266,6 +281,7 @@ func (s *catalogState) catalog(r *stateReader) *Catalog {
 	for _, l := range s.Rebuilds {
 		c.Rebuilds[l.Topic] = l.Node
 	}
+	c.decodePlaces(r, s.Places)
 	for id, name := range s.Reserved {
 		if id >= c.nextTopic || c.Topics[id] != nil {
 			r.fail("topic id %d is reserved", id)

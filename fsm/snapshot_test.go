@@ -259,7 +259,7 @@ func checkDecode(t *testing.T, raw []byte) *Group {
 		}
 		return nil
 	}
-	if b := g.Encode(); raw[3] == StateVersion && !bytes.Equal(b, raw) {
+	if b := g.Encode(); raw[3] == g.stateVersion() && !bytes.Equal(b, raw) {
 		t.Fatalf("two encodings of one state:\n%x\n%x", raw, b)
 	}
 	return g

@@ -149,8 +149,8 @@ type Topic struct {
 // Partition is who serves a partition now.
 type Partition struct {
 	Leader   int32   // -1 if there is none that clients can trust
-	Replicas []int32 // every member
-	ISR      []int32 // members that are alive and apply
+	Replicas []int32 // members that hold it
+	ISR      []int32 // of them, those that are alive and apply
 }
 
 // TopicSpec describes a topic to create.

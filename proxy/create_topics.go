@@ -81,7 +81,7 @@ func handleCreateTopics(r *request) error {
 				problem = &KafkaError{code, msg}
 			}
 		}
-		resp.Topics[i] = createdTopic(v, specs[i], problem)
+		resp.Topics[i] = createdTopic(r.c.srv.cluster.View(), specs[i], problem)
 	})
 	// A name that is asked for twice is answered once, as in Kafka.
 	resp.Topics = onceEach(resp.Topics, func(t *kmsg.CreateTopicsResponseTopic) string { return t.Topic })
@@ -111,6 +111,9 @@ func createdTopic(v *View, spec TopicSpec, problem *KafkaError) kmsg.CreateTopic
 		return rt
 	}
 	rt.NumPartitions, rt.ReplicationFactor = spec.Partitions, int16(len(v.Nodes))
+	if t := v.Topics[spec.Name]; t != nil && len(t.Partitions) > 0 && len(t.Partitions[0].Replicas) > 0 {
+		rt.ReplicationFactor = int16(len(t.Partitions[0].Replicas))
+	}
 	for name, value := range spec.Config {
 		c := kmsg.NewCreateTopicsResponseTopicConfig()
 		c.Name, c.Value, c.Source = name, kmsg.StringPtr(value), int8(kmsg.ConfigSourceDynamicTopicConfig)

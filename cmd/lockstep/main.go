@@ -54,6 +54,7 @@ func rootCommand() *cobra.Command {
 		recoverCommand(),
 		membersCommand(),
 		transferCommand(),
+		rebalanceCommand(),
 		logLevelCommand(),
 		versionCommand(),
 		embeddedBrokerCommand(),

@@ -72,8 +72,8 @@ func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 	n.cluster = cluster.New(cluster.Config{
 		Lease: cfg.Raft.LeaderLeaseTimeout,
 		Self:  cfg.Node.ID, ClusterID: cfg.Cluster.ID, Version: version, Groups: nodeCfg.Groups,
-		MaxBatchBytes: int(cfg.Raft.MaxEntryBytes),
-		Broker:        n.broker.Report, BrokerChanged: n.broker.health.Changed, Recovery: n.recovery,
+		MaxBatchBytes: int(cfg.Raft.MaxEntryBytes), ReplicationFactor: cfg.Replication.Factor,
+		Broker: n.broker.Report, BrokerChanged: n.broker.health.Changed, Recovery: n.recovery,
 		Foreign: apply.NewSurveyor(n.applier, n.broker), AutoAdopt: cfg.Topics.Adopt == configs.AdoptAuto,
 		GroupBroker: n.broker, OffsetsRetention: cfg.Groups.OffsetsRetention,
 		AccessApplied:    n.access.Applied(),

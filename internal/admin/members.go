@@ -25,6 +25,10 @@ func (s *Server) handleMembers(mux *http.ServeMux) {
 	mux.HandleFunc("GET /members", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, s.cluster.Members())
 	})
+	mux.HandleFunc("GET /placement", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, s.cluster.Placement())
+	})
+	mux.HandleFunc("POST /placement", s.orderly(s.orderPlacement))
 	mux.HandleFunc("POST /members", s.orderly(s.orderMember))
 	mux.HandleFunc("POST /transfer", s.orderly(s.orderTransfer))
 	mux.HandleFunc("POST /log-level", s.orderly(s.orderLogLevel))

@@ -124,6 +124,7 @@ func (f *feeder) adopt() error {
 	}
 	if tail.Catalog != nil {
 		f.a.topics.sweep(tail.Catalog.Over)
+		f.a.topics.present(tail.Catalog)
 	}
 	f.restart(index, f.a.cfg.CandidateBytes)
 	f.unlock()

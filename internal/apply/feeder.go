@@ -213,6 +213,8 @@ func (f *feeder) deal(index uint64, entryBytes int, r *fsm.Result) {
 		f.cut(index, r)
 	case r.Kind == fsm.KindTopicClosed && r.Verdict == fsm.Done:
 		f.a.topics.sweep(f.tail.Catalog.Over)
+	case (r.Kind == fsm.KindTopicOpened || r.Kind == fsm.KindTopicConfigured || r.Kind == fsm.KindPlaceGroup) && r.Verdict == fsm.Done:
+		f.a.topics.present(f.tail.Catalog)
 	}
 }
 

@@ -32,6 +32,7 @@ type topics struct {
 
 	settled     map[uint64]settled // which settings the broker has
 	configuring map[uint64]bool    // topics whose new settings are on their way to it
+	presented   map[uint64]int32   // partitions of topics that the broker was, or is being, given
 }
 
 // nameOwner serialises what is done about one name.
@@ -47,7 +48,7 @@ func newTopics(ctx context.Context, b Broker, store *bindings, log hclog.Logger)
 	}
 	t := &topics{ctx: ctx, broker: b, store: store, log: log, bound: bound, uses: make(map[uint64]*use),
 		want: make(map[uint64]*fsm.Open), names: make(map[string]*nameOwner),
-		settled: make(map[uint64]settled), configuring: make(map[uint64]bool)}
+		settled: make(map[uint64]settled), configuring: make(map[uint64]bool), presented: make(map[uint64]int32)}
 	for id, v := range bound {
 		t.owner(v.Name, id)
 	}

@@ -190,6 +190,10 @@ func (c *Cluster) describeGroup(g *node.Group) GroupReport {
 	if r == nil {
 		return rep
 	}
+	if c.Away(g) {
+		rep.Role = roleAway
+		return rep
+	}
 	rep.Role, rep.Term, rep.Commit = roleName(r.State()), r.CurrentTerm(), r.CommitIndex()
 	st := c.applier.Status(g.ID)
 	rep.Broker, rep.Trusted = st.BrokerApplied, g.TailIndex()

@@ -3,6 +3,7 @@ package cluster
 import (
 	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -100,6 +101,13 @@ func (c *Cluster) betterPlace(g *node.Group, l *node.Leadership, wellSince map[i
 	if mine := news[c.cfg.Self]; mine != nil && own.Up && mine.Groups[g.ID].Unsound > 0 {
 		return c.sounderPlace(g, &mine.Groups[g.ID], news, wellSince)
 	}
+	if c.unwanted(g) {
+		to := c.bestOther(g, news)
+		if to != 0 && c.places()[g.ID].Has(to) && c.caughtUp(g, news[to]) {
+			return to, "node " + itoa(c.cfg.Self) + " gives the group up"
+		}
+		return 0, ""
+	}
 	home := c.home(g)
 	delay := c.cfg.RebalanceDelay
 	g.Read(func(s *fsm.Group) {
@@ -119,7 +127,7 @@ func (c *Cluster) betterPlace(g *node.Group, l *node.Leadership, wellSince map[i
 
 // home is the node that leads a group when all are well, 0 if nobody could.
 func (c *Cluster) home(g *node.Group) int32 {
-	ids := c.staying(g.Voters())
+	ids := c.wanted(g.ID, c.staying(g.Voters()))
 	if len(ids) == 0 {
 		return 0
 	}
@@ -183,9 +191,9 @@ func (c *Cluster) caughtUp(g *node.Group, a *Announcement) bool {
 func (c *Cluster) bestOther(g *node.Group, news map[int32]*Announcement) int32 {
 	var best int32
 	var its *GroupReport
-	for _, id := range c.staying(g.Voters()) {
+	for _, id := range c.wanted(g.ID, slices.DeleteFunc(c.staying(g.Voters()), func(id int32) bool { return id == c.cfg.Self })) {
 		a := news[id]
-		if id == c.cfg.Self || !well(a) || a.Groups[g.ID].Role != "follower" {
+		if !well(a) || a.Groups[g.ID].Role != "follower" {
 			continue
 		}
 		rep := &a.Groups[g.ID]

@@ -64,6 +64,9 @@ type Config struct {
 	// order (recovery.rebuild: auto).
 	AutoRebuild bool
 
+	// ReplicationFactor is on how many nodes a rebalance places each group.
+	ReplicationFactor int
+
 	// Lease is raft.leader_lease_timeout: if this process stood still for
 	// half of it, what it leads is confirmed before it is served (default 400ms).
 	Lease time.Duration
@@ -133,6 +136,7 @@ type Cluster struct {
 // New returns a Cluster that does nothing until Open. It registers its peer
 // calls, so the node must not be open yet.
 func New(cfg Config, n *node.Node, a Applier) *Cluster {
+	cfg.ReplicationFactor = cmp.Or(cfg.ReplicationFactor, defaultFactor)
 	c := &Cluster{cfg: cfg, log: cfg.Logger.Named("cluster"), node: n, applier: a,
 		boot: rand.Text(), roster: roster{news: make(map[int32]*Announcement)}, ids: newProducerIDs(), rebuilds: newRebuilds(),
 		visible: visibility{waiting: make(map[uint32]map[*appending]struct{})},

@@ -20,7 +20,7 @@ func (c *Cluster) Complete(tp fsm.TP) []int32 {
 	news, _ := c.roster.fresh()
 	var ids []int32
 	for id, a := range news {
-		if id == c.cfg.Self || !well(a) || int(g.ID) >= len(a.Groups) || troubled(&a.Groups[g.ID], tp) {
+		if id == c.cfg.Self || !well(a) || int(g.ID) >= len(a.Groups) || a.Groups[g.ID].Role == roleAway || troubled(&a.Groups[g.ID], tp) {
 			continue
 		}
 		ids = append(ids, id)

@@ -46,6 +46,9 @@ func (a *Announcement) serves(group uint32, p proxy.TopicPartition) bool {
 	if int(group) >= len(a.caughtUp) || time.Since(a.caughtUp[group]) > maxFollowerLag {
 		return false
 	}
+	if a.Groups[group].Role == roleAway {
+		return false
+	}
 	troubled := a.Groups[group].Troubled
 	if len(troubled) >= maxTroubled {
 		return false // there may be more
@@ -92,5 +95,8 @@ func (c *Cluster) ReadReplicas(rack string, partitions []proxy.TopicPartition) [
 
 // Follows implements proxy.Cluster.
 func (c *Cluster) Follows(p proxy.TopicPartition) bool {
+	if g := c.groupOf(p.Topic, p.Partition); g != nil && c.Away(g) {
+		return false
+	}
 	return c.cfg.Broker().Up && c.applier.Ready(fsm.TP{Topic: p.Topic, Partition: p.Partition}, 0)
 }

@@ -56,6 +56,9 @@ func (c *Cluster) mayLeave(id int32) error {
 		}
 		sound++
 	}
+	if group, ok := c.placedMajority(id, news); !ok {
+		return fmt.Errorf("without node %d a majority of the others that hold group %d would not be sound: %w; mend that first", id, group, errors.Join(bad...))
+	}
 	if 2*sound <= stay {
 		return fmt.Errorf("without node %d a majority of the other %d would not be sound: %w; mend that first", id, stay, errors.Join(bad...))
 	}

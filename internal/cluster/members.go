@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -77,8 +78,8 @@ func (c *Cluster) settleMembers(ctx context.Context, g *node.Group) error {
 	for current := false; g.Leading.Get() != nil; {
 		// The level is read before the configuration: what was committed under
 		// an older one is seen.
-		index, nodes := c.catalogNodes()
-		next := c.nextChange(g, nodes)
+		index, nodes, place := c.memberLevel(g.ID)
+		next := c.nextChange(g, nodes, place)
 		if next == nil {
 			if index > c.settles.get(g.ID) {
 				c.settles.set(g.ID, index)
@@ -118,23 +119,32 @@ type memberChange struct {
 
 func always() error { return nil }
 
-// nextChange is what is to be done next in the group, nil if nothing. Who has
-// no place goes before somebody else comes.
-func (c *Cluster) nextChange(g *node.Group, nodes map[int32]*fsm.CatalogNode) *memberChange {
+// nextChange is what is to be done next in the group, nil if nothing. Who is
+// out of the cluster goes before somebody else comes; who only has no place in
+// this group any more, after.
+func (c *Cluster) nextChange(g *node.Group, nodes map[int32]*fsm.CatalogNode, place *fsm.Placement) *memberChange {
 	servers := g.Servers()
 	in := make(map[string]node.Server)
+	var last *memberChange // when everybody who comes has a vote
 	for _, s := range servers {
 		in[s.ID] = s
-		if n := nodes[s.Node]; n == nil || n.Takes() && n.RaftServer() == s.ID {
+		n := nodes[s.Node]
+		own := n != nil && n.RaftServer() == s.ID
+		if n == nil || own && n.Takes() && place.Has(s.Node) {
 			continue // one that has not registered yet is a founder
 		}
-		return &memberChange{what: "remove node " + itoa(s.Node),
+		change := &memberChange{what: "remove node " + itoa(s.Node),
 			may: func() error { return c.mayRemove(g, servers, s) },
 			do:  func() error { return g.Remove(s.ID) }}
+		if place != nil && own && (n.Takes() || n.State == fsm.NodeLeaving) {
+			last = cmp.Or(last, change)
+			continue
+		}
+		return change
 	}
 	for _, id := range slices.Sorted(maps.Keys(nodes)) {
 		n := nodes[id]
-		if !n.Takes() {
+		if !n.Takes() || !place.Has(id) {
 			continue
 		}
 		switch s, ok := in[n.RaftServer()]; {
@@ -147,7 +157,7 @@ func (c *Cluster) nextChange(g *node.Group, nodes map[int32]*fsm.CatalogNode) *m
 				do:  func() error { return g.Promote(s.ID, n.Raft) }}
 		}
 	}
-	return nil
+	return last
 }
 
 // mayRemove refuses what would leave the group without a majority that is here.
@@ -201,6 +211,14 @@ func (c *Cluster) mayVote(g *node.Group, n *fsm.CatalogNode) error {
 func (c *Cluster) catalogNodes() (index uint64, nodes map[int32]*fsm.CatalogNode) {
 	c.node.Catalog().Read(func(g *fsm.Group) { index, nodes = g.Index, maps.Clone(g.Catalog.Nodes) })
 	return index, nodes
+}
+
+// memberLevel is catalogNodes, and the place of a group.
+func (c *Cluster) memberLevel(group uint32) (index uint64, nodes map[int32]*fsm.CatalogNode, place *fsm.Placement) {
+	c.node.Catalog().Read(func(g *fsm.Group) {
+		index, nodes, place = g.Index, maps.Clone(g.Catalog.Nodes), g.Catalog.Places[group]
+	})
+	return index, nodes, place
 }
 
 // tendMembers takes a node's next step when all groups are settled. Only the

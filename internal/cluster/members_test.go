@@ -120,7 +120,7 @@ func TestNobodyIsRemovedFromAMinority(t *testing.T) {
 	}
 	g := r.members[1].node.Group(0)
 	_, nodes := r.members[1].cluster.catalogNodes()
-	if next := r.members[1].cluster.nextChange(g, nodes); next == nil || next.may() == nil {
+	if next := r.members[1].cluster.nextChange(g, nodes, nil); next == nil || next.may() == nil {
 		t.Errorf("the next change is %+v", next)
 	}
 }

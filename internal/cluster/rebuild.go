@@ -172,7 +172,7 @@ func (c *Cluster) rebuildLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		damaged := c.applier.Damaged()
+		damaged := c.heldDamage(c.applier.Damaged())
 		c.endRebuilds(ctx, damaged)
 		for _, d := range damaged {
 			force, due := c.rebuildDue(d, retries)

@@ -69,6 +69,8 @@ type GroupStatus struct {
 	Leader  int32          `json:"leader"` // 0 if none
 	Term    uint64         `json:"term"`
 	Members []MemberStatus `json:"members"`
+	// Placed are the nodes that vote in the group, if not every node holds it.
+	Placed []int32 `json:"placed,omitempty"`
 }
 
 // MemberStatus is one node's instance of a group. Lag is in entries, from the
@@ -108,6 +110,7 @@ func (c *Cluster) Status() Status {
 	}
 	for _, g := range c.node.Groups() {
 		gs := groupStatus(g.ID, s.leaders[g.ID], news)
+		gs.Placed = s.topics.from.placedIn(g.ID)
 		if gs.Leader == 0 {
 			out.Problems = append(out.Problems, "group "+itoa(int32(g.ID))+" has no leader")
 		}
@@ -200,6 +203,9 @@ func groupStatus(id uint32, leader int32, news map[int32]*Announcement) GroupSta
 			continue
 		}
 		rep := a.Groups[id]
+		if rep.Role == roleAway {
+			continue
+		}
 		newest = max(newest, rep.Applied)
 		out.Term = max(out.Term, rep.Term)
 		out.Members = append(out.Members, MemberStatus{Node: node, Role: rep.Role, Term: rep.Term, Commit: rep.Commit,

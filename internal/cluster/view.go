@@ -53,12 +53,13 @@ type topicsFrom struct {
 	leaders  []int32             // by group
 	replicas []int32
 	isr      []int32
-	notReady []fsm.TP // in order
+	placed   [][]int32 // by group: the replicas of one that not every node holds
+	notReady []fsm.TP  // in order
 }
 
 func (f *topicsFrom) same(old *topicsFrom) bool {
 	return f.version == old.version && slices.Equal(f.leaders, old.leaders) && slices.Equal(f.replicas, old.replicas) &&
-		slices.Equal(f.isr, old.isr) && slices.Equal(f.notReady, old.notReady)
+		slices.Equal(f.isr, old.isr) && slices.EqualFunc(f.placed, old.placed, slices.Equal) && slices.Equal(f.notReady, old.notReady)
 }
 
 func compareTP(a, b fsm.TP) int {
@@ -90,6 +91,7 @@ func (c *Cluster) build() *snapshot {
 	s.view = v
 	from := topicsFrom{}
 	var nodes []*fsm.CatalogNode
+	var places map[uint32]*fsm.Placement
 	c.node.Catalog().Read(func(g *fsm.Group) {
 		from.version = g.Catalog.Version
 		if c.shown != nil && c.shown.from.version == from.version {
@@ -98,6 +100,7 @@ func (c *Cluster) build() *snapshot {
 			from.catalog = slices.Collect(maps.Values(g.Catalog.Topics))
 		}
 		nodes = slices.Collect(maps.Values(g.Catalog.Nodes))
+		places = g.Catalog.Places
 		v.Coordinators = coordinators(g.Catalog.Coordinators)
 		v.CoordinatorEpochs = c.offices.held(g.Catalog.Coordinators, c.cfg.Self)
 	})
@@ -118,7 +121,10 @@ func (c *Cluster) build() *snapshot {
 		}
 	}
 	for _, g := range c.node.Groups() {
-		leader, report := c.leaderOf(g, news)
+		leader, report := c.leaderIn(g, places[g.ID], news)
+		if p := places[g.ID]; p != nil {
+			from.place(g.ID, holders(p, report, from.replicas))
+		}
 		s.leaders = append(s.leaders, leader)
 		from.notReady = append(from.notReady, c.unready(g, leader, report)...)
 		if g.ID == fsm.CatalogGroup {
@@ -192,8 +198,13 @@ func (f *topicsFrom) showTopic(t *fsm.CatalogTopic, notReady map[fsm.TP]struct{}
 	out := &proxy.Topic{ID: t.ID, Name: t.Name, Config: t.Config, Partitions: make([]proxy.Partition, t.Opened)}
 	for n := range out.Partitions {
 		p := proxy.Partition{Leader: -1, Replicas: f.replicas, ISR: f.isr}
-		if g := t.Groups[n]; int(g) < len(f.leaders) {
+		g := t.Groups[n]
+		if int(g) < len(f.leaders) {
 			p.Leader = f.leaders[g]
+		}
+		if int(g) < len(f.placed) && f.placed[g] != nil {
+			p.Replicas = f.placed[g]
+			p.ISR = slices.DeleteFunc(slices.Clone(f.isr), func(id int32) bool { return !slices.Contains(p.Replicas, id) })
 		}
 		if _, bad := notReady[fsm.TP{Topic: t.ID, Partition: int32(n)}]; bad {
 			p.Leader = -1
@@ -201,6 +212,22 @@ func (f *topicsFrom) showTopic(t *fsm.CatalogTopic, notReady map[fsm.TP]struct{}
 		out.Partitions[n] = p
 	}
 	return out
+}
+
+// place notes the replicas of a group.
+func (f *topicsFrom) place(group uint32, replicas []int32) {
+	for int(group) >= len(f.placed) {
+		f.placed = append(f.placed, nil)
+	}
+	f.placed[group] = replicas
+}
+
+// leaderIn is leaderOf a group that may have a place.
+func (c *Cluster) leaderIn(g *node.Group, p *fsm.Placement, news map[int32]*Announcement) (int32, *GroupReport) {
+	if p != nil && c.awayFrom(g, news) {
+		return c.placedLeader(g, news)
+	}
+	return c.leaderOf(g, news)
 }
 
 // leaderOf returns the leader of a group that clients can trust, and what it

@@ -79,6 +79,10 @@ func (g *Group) tellLeader(r *raft.Raft, s *leaderStory, leader int32) {
 	g.setLeader(leader)
 }
 
+// Hear notes who leads a group that this node does not hold, 0 if nobody is
+// known to. Of a group that it does hold, Raft knows better.
+func (g *Group) Hear(leader int32) { g.setLeader(leader) }
+
 func (g *Group) setLeader(leader int32) {
 	if g.Leader.Get() != leader {
 		g.Leader.Set(leader)

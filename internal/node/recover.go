@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/hashicorp/raft"
 
@@ -98,6 +99,7 @@ func (g *Group) recoverStores(s *stores, number int16) (RecoveredGroup, error) {
 	if err := g.openWhole(s); err != nil {
 		return r, err
 	}
+	in := true // nothing says otherwise
 	metas, err := s.snaps.List()
 	if err != nil {
 		return r, fmt.Errorf("list the snapshots: %w", err)
@@ -105,7 +107,7 @@ func (g *Group) recoverStores(s *stores, number int16) (RecoveredGroup, error) {
 	for _, m := range metas {
 		if m.Index == s.snaps.last().index {
 			r.SnapshotIndex, r.LastIndex, r.LastTerm = m.Index, m.Index, m.Term
-			r.Servers = len(m.Configuration.Servers)
+			r.Servers, in = len(m.Configuration.Servers), g.among(m.Configuration)
 		}
 	}
 	first, last := s.disk.sizes.span()
@@ -117,16 +119,28 @@ func (g *Group) recoverStores(s *stores, number int16) (RecoveredGroup, error) {
 		}
 		r.LastTerm = max(r.LastTerm, l.Term)
 		if l.Type == raft.LogConfiguration {
-			r.Servers = len(raft.DecodeConfiguration(l.Data).Servers)
+			conf := raft.DecodeConfiguration(l.Data)
+			r.Servers, in = len(conf.Servers), g.among(conf)
 		}
 	}
 	if r.LastIndex == 0 {
 		return r, errors.New("there is nothing: neither log nor snapshot")
 	}
+	if !in {
+		return r, errNotHeld
+	}
 	if number == 0 {
 		return r, nil
 	}
 	return r, g.appendRecovery(s, &r, number)
+}
+
+// errNotHeld is returned for a node that does not hold one of the groups.
+var errNotHeld = errors.New("this node does not hold the group any more: what it has of it is from former times; recover on a node that holds every group, or bring back nodes that hold this one")
+
+// among says whether this node is in a configuration.
+func (g *Group) among(conf raft.Configuration) bool {
+	return len(conf.Servers) == 0 || slices.ContainsFunc(conf.Servers, func(s raft.Server) bool { return nodeID(s.ID) == g.n.cfg.NodeID })
 }
 
 func (g *Group) appendRecovery(s *stores, r *RecoveredGroup, number int16) error {

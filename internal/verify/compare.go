@@ -53,7 +53,7 @@ func (r *run) compare(ctx context.Context, p *Partition) error {
 		}
 	}()
 	unreadable := false
-	for _, n := range r.nodes {
+	for _, n := range r.holders(p) {
 		open := r.client.Digest
 		if p.compacted {
 			open = r.client.Survivors

@@ -38,6 +38,11 @@ func (r *run) findNodes(ctx context.Context) (missing []string, err error) {
 	if known == nil {
 		return nil, fmt.Errorf("%w\n%w", ErrNoNode, errors.Join(errs...))
 	}
+	for _, g := range known.Groups {
+		if g.Placed != nil {
+			r.placed[g.Group] = g.Placed
+		}
+	}
 	for i := range known.Nodes {
 		n := &known.Nodes[i]
 		f, ok := found[n.ID]

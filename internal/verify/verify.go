@@ -82,6 +82,7 @@ type Partition struct {
 	// Quarantined are the nodes that keep their copy out of service, and why.
 	Quarantined map[int32]string `json:"quarantined,omitempty"`
 
+	group       uint32
 	compacted   bool
 	committed   int64                // by any node's state machine when the comparison began
 	marks       map[int64]mark       // state machines' hashes, by end offset
@@ -117,6 +118,7 @@ type run struct {
 	client *admin.Client
 	nodes  []target
 	parts  map[key]*Partition
+	placed map[uint32][]int32 // nodes that hold a group, of groups that not every node holds
 	report Report
 
 	passed, total int64 // offsets of partitions that were compared, and of all
@@ -128,7 +130,7 @@ func Run(ctx context.Context, client *admin.Client, cfg Config) (*Report, error)
 	if cfg.Wait == 0 {
 		cfg.Wait = DefaultWait
 	}
-	r := &run{cfg: cfg, client: client, parts: make(map[key]*Partition),
+	r := &run{cfg: cfg, client: client, parts: make(map[key]*Partition), placed: make(map[uint32][]int32),
 		report: Report{Nodes: []int32{}, Partitions: []*Partition{}, Problems: []string{}}}
 	missing, err := r.findNodes(ctx)
 	if err != nil {
@@ -192,7 +194,7 @@ func (r *run) readPartitions(ctx context.Context) (map[int32]state, error) {
 		}
 		out[n.id] = make(state, len(infos))
 		for _, i := range infos {
-			if r.cfg.Topic == "" || i.Topic == r.cfg.Topic {
+			if (r.cfg.Topic == "" || i.Topic == r.cfg.Topic) && r.holds(n.id, i.Group) {
 				out[n.id][key{i.TopicID, i.Partition}] = i
 			}
 		}
@@ -206,7 +208,7 @@ func (r *run) begin(fsms map[int32]state) {
 		for k, i := range fsms[n.id] {
 			p := r.parts[k]
 			if p == nil {
-				p = &Partition{Topic: i.Topic, TopicID: i.TopicID, Partition: i.Partition, compacted: i.Compacted,
+				p = &Partition{Topic: i.Topic, TopicID: i.TopicID, Partition: i.Partition, group: i.Group, compacted: i.Compacted,
 					Nodes: []int32{}, marks: make(map[int64]mark),
 					met: make(map[int64]bool), lateWhy: make(map[int32]string), ends: make(map[int32]int64)}
 				p.problem = func(format string, args ...any) {
@@ -219,6 +221,17 @@ func (r *run) begin(fsms map[int32]state) {
 		}
 	}
 	r.mark(fsms)
+}
+
+// holds says whether a node holds a group.
+func (r *run) holds(node int32, group uint32) bool {
+	on := r.placed[group]
+	return on == nil || slices.Contains(on, node)
+}
+
+// holders are the nodes that hold a partition.
+func (r *run) holders(p *Partition) []target {
+	return slices.DeleteFunc(slices.Clone(r.nodes), func(n target) bool { return !r.holds(n.id, p.group) })
 }
 
 // mark takes the state machines' hashes over. Two with the same end have the
@@ -259,14 +272,14 @@ func (r *run) settle(ctx context.Context, fsms map[int32]state) error {
 	tick := time.NewTicker(askAgain)
 	defer tick.Stop()
 	for _, p := range r.parts {
-		for _, n := range r.nodes {
+		for _, n := range r.holders(p) {
 			p.lateWhy[n.id] = "not asked yet"
 		}
 	}
 	for {
 		late := false
 		for k, p := range r.parts {
-			for _, n := range r.nodes {
+			for _, n := range r.holders(p) {
 				if _, pending := p.lateWhy[n.id]; !pending {
 					continue
 				}
