@@ -60,6 +60,16 @@ func shapeOf(key int16) shape {
 // headerlessKey is ControlledShutdown, whose version 0 has no client id.
 const headerlessKey = 7
 
+// PeekRequest returns API key and version of a request without looking at
+// anything else, and -1 if the frame is too short to have them.
+func PeekRequest(frame []byte) (key, version int16) {
+	r := reader{buf: frame}
+	if key, version = r.int16(), r.int16(); r.err != nil {
+		return -1, -1
+	}
+	return key, version
+}
+
 // ParseRequestHeader splits a request frame into header and body; the body
 // aliases the frame. It returns ErrMalformed, ErrUnknownAPI or
 // ErrUnsupportedVersion (the version is outside what the protocol library

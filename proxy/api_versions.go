@@ -46,7 +46,7 @@ func isSoftwareName(s string) bool {
 
 func (r *request) unsupportedAPIVersions() error {
 	frame := kafkawire.AppendResponse(nil, r.h.Key, 0, r.h.CorrelationID, kafkawire.UnsupportedApiVersionsResponse())
-	r.slot.finish(frame[4:], nil, nil)
+	r.slot.finishAs(kerr.UnsupportedVersion.Code, frame[4:], nil, nil)
 	return nil
 }
 

@@ -32,15 +32,25 @@ type slot struct {
 	closeErr error   // close the connection instead of answering
 
 	request *lease // the request's bytes; released by the writer
+
+	// What is counted. Set by the reader before it passes the slot on, but for
+	// code, which is set as resp is.
+	since        time.Time
+	asked        int // bytes of the request
+	key, version int16
+	code         int16 // the first error in the answer
 }
 
 // finish gives the slot its outcome. Only the first call counts.
-func (s *slot) finish(resp []byte, held *lease, closeErr error) {
+func (s *slot) finish(resp []byte, held *lease, closeErr error) { s.finishAs(0, resp, held, closeErr) }
+
+// finishAs is finish for an answer in which code is the first error.
+func (s *slot) finishAs(code int16, resp []byte, held *lease, closeErr error) {
 	if !s.finished.CompareAndSwap(false, true) {
 		held.release()
 		return
 	}
-	s.resp, s.held, s.closeErr = resp, held, closeErr
+	s.resp, s.held, s.closeErr, s.code = resp, held, closeErr, code
 	close(s.doneCh)
 }
 
@@ -187,6 +197,7 @@ func (c *conn) answer(w *bufio.Writer, s *slot) error {
 			return context.Cause(c.ctx)
 		}
 	}
+	defer c.srv.metrics.answer(s)
 	if s.closeErr != nil {
 		_ = w.Flush() // what precedes is owed; the close follows in any case
 		return s.closeErr

@@ -156,10 +156,14 @@ func (f *fetching) answerWhole(raw []byte, held *lease, err error) {
 	// Offsets out of range need questions, to the broker among others. This
 	// goroutine reads the broker's answers, so they are asked elsewhere.
 	var unsure []outOfRange
-	fillers := false
+	fillers, first := false, int16(0)
 	resp, err := kafkawire.WalkFetchResponse(f.r.h.Version, body, func(p *kafkawire.FetchResponsePartition) error {
 		fillers = fillers || f.hasFiller(p)
-		switch code := p.ErrorCode(); code {
+		code := p.ErrorCode()
+		if first == 0 {
+			first = code
+		}
+		switch code {
 		case 0:
 		case kerr.OffsetOutOfRange.Code:
 			unsure = append(unsure, outOfRange{part: f.find(string(p.Topic), p.Partition)})
@@ -176,7 +180,7 @@ func (f *fetching) answerWhole(raw []byte, held *lease, err error) {
 		return
 	}
 	if resp.ErrorCode == 0 && resp.SessionID == 0 && !resp.Tagged && len(unsure) == 0 && !fillers {
-		f.r.relay(raw, held)
+		f.r.relayAs(first, raw, held)
 		return
 	}
 	decoded, err := f.decode(body)

@@ -55,7 +55,8 @@ func (c *conn) readLoop() error {
 		if err != nil {
 			return c.endOf(err)
 		}
-		s := &slot{doneCh: make(chan struct{}), request: held}
+		s := &slot{doneCh: make(chan struct{}), request: held, since: time.Now(), asked: len(frame)}
+		s.key, s.version = kafkawire.PeekRequest(frame)
 		c.inFlight.Add(1)
 		select {
 		case c.slots <- s:

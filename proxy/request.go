@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
@@ -93,19 +94,48 @@ func (r *request) replyHolding(resp kmsg.Response, held *lease) { r.replySized(r
 // replySized is replyHolding for who knows about how long the answer will be.
 func (r *request) replySized(resp kmsg.Response, held *lease, size int) {
 	frame := kafkawire.AppendResponse(make([]byte, 0, size), r.h.Key, r.h.Version, r.h.CorrelationID, resp)
-	r.slot.finish(frame[4:], held, nil)
+	r.slot.finishAs(firstError(resp), frame[4:], held, nil)
 }
 
 // relay finishes the request with the broker's answer as it is. The caller has
 // kept nothing of it: its buffer is used again once it is written.
-func (r *request) relay(resp []byte, held *lease) {
+func (r *request) relay(resp []byte, held *lease) { r.relayAs(r.errorOf(resp), resp, held) }
+
+// errorOf returns the error code of a broker's answer, 0 if it has none at its
+// beginning.
+func (r *request) errorOf(resp []byte) int16 {
+	since, ok := errorFirst[r.h.Key]
+	_, body, err := kafkawire.ParseResponseHeader(r.h.Key, r.h.Version, resp)
+	if !ok || err != nil {
+		return 0
+	}
+	at := 0
+	if since >= 0 && r.h.Version >= since {
+		at = 4
+	}
+	if len(body) < at+2 {
+		return 0
+	}
+	return int16(binary.BigEndian.Uint16(body[at:]))
+}
+
+// errorFirst has the APIs whose answers begin with their error code, or with
+// the throttle time before it, and the version since which that is so; -1 never.
+var errorFirst = map[int16]int16{
+	int16(kmsg.JoinGroup): 2, int16(kmsg.SyncGroup): 1, int16(kmsg.Heartbeat): 1, int16(kmsg.LeaveGroup): 1,
+	int16(kmsg.DescribeACLs): 0, int16(kmsg.DescribeClientQuotas): 0,
+	int16(kmsg.SASLHandshake): -1, int16(kmsg.SASLAuthenticate): -1,
+}
+
+// relayAs is relay for an answer in which code is the first error.
+func (r *request) relayAs(code int16, resp []byte, held *lease) {
 	if err := kafkawire.SetCorrelationID(resp, r.h.CorrelationID); err != nil {
 		held.release()
 		r.slot.finish(nil, nil, fmt.Errorf("%w: %w", errUpstreamGarbage, err))
 		return
 	}
 	held.recycle(resp)
-	r.slot.finish(resp, held, nil)
+	r.slot.finishAs(code, resp, held, nil)
 }
 
 // abandon closes the connection in place of an answer, after what precedes it.

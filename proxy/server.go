@@ -20,6 +20,7 @@ type Server struct {
 	producer Producer
 	log      hclog.Logger
 	notices  *notices
+	metrics  *metrics
 
 	requests  *budget // request bytes of all connections
 	responses *budget // bytes of the broker's answers on their way to clients
@@ -44,6 +45,7 @@ func New(cfg Config, cluster Cluster, producer Producer) (*Server, error) {
 	s := &Server{
 		cfg: cfg, cluster: cluster, producer: producer, log: cfg.Logger,
 		notices:   newNotices(cfg.Logger),
+		metrics:   newMetrics(),
 		requests:  newBudget(cfg.Limits.MaxInflightBytes),
 		responses: newBudget(int64(cfg.Limits.MaxResponseBytes)),
 		conns:     make(map[*conn]struct{}),

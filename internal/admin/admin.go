@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"lockstep/internal/broker"
@@ -31,6 +32,9 @@ type Config struct {
 
 	// Insecure allows changes without a token though Listen is not loopback.
 	Insecure bool
+
+	// Metrics are the collectors of the other rooms.
+	Metrics []prometheus.Collector
 
 	Self    int32
 	Version string

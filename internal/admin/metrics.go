@@ -9,7 +9,8 @@ import (
 	"lockstep/internal/cluster"
 )
 
-// collector reads the status at every scrape. Labels are node and group only.
+// collector reads the status at every scrape. Labels are node, group and words
+// from fixed lists.
 type collector struct {
 	cluster *cluster.Cluster
 	self    int32
@@ -21,11 +22,14 @@ type collector struct {
 
 func newRegistry(c *cluster.Cluster, cfg Config) *prometheus.Registry {
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newCollector(c, cfg))
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), NewCollector(c, cfg))
+	reg.MustRegister(cfg.Metrics...)
 	return reg
 }
 
-func newCollector(c *cluster.Cluster, cfg Config) *collector {
+// NewCollector returns what /metrics says of the cluster's status; other rooms
+// have collectors of their own (Config.Metrics).
+func NewCollector(c *cluster.Cluster, cfg Config) prometheus.Collector {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("lockstep_"+name, help, labels, nil)
 	}

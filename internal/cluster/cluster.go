@@ -124,6 +124,7 @@ type Cluster struct {
 	readiness readiness
 	ids       producerIDs
 	visible   visibility
+	stages    stages
 	rebuilds  rebuilds
 	awake     awake
 	commits   committer
@@ -138,7 +139,7 @@ type Cluster struct {
 func New(cfg Config, n *node.Node, a Applier) *Cluster {
 	cfg.ReplicationFactor = cmp.Or(cfg.ReplicationFactor, defaultFactor)
 	c := &Cluster{cfg: cfg, log: cfg.Logger.Named("cluster"), node: n, applier: a,
-		boot: rand.Text(), roster: roster{news: make(map[int32]*Announcement)}, ids: newProducerIDs(), rebuilds: newRebuilds(),
+		boot: rand.Text(), roster: roster{news: make(map[int32]*Announcement)}, stages: newStages(), ids: newProducerIDs(), rebuilds: newRebuilds(),
 		visible: visibility{waiting: make(map[uint32]map[*appending]struct{})},
 		commits: committer{wake: make(chan struct{}, 1)}, readiness: readiness{known: make(map[uint32]*groupReadiness)}, reads: newBarrier(), leads: make(map[uint32]*barrier),
 		changed: make(chan struct{}, 1), dirty: make(chan struct{}, 1), mail: make(map[int32]*mailbox), settles: settlements{at: make(map[uint32]uint64)}}

@@ -33,6 +33,7 @@ const (
 // appending is one batch between its proposal and its answer.
 type appending struct {
 	done     func(proxy.AppendResult)
+	from     time.Time // when the stage that it is in began
 	timer    *time.Timer
 	answered atomic.Bool
 }
@@ -56,7 +57,7 @@ func (a *appending) fail(code int16, message string) {
 // producer, whose batch the next leader knows by producer id and sequence, and
 // as REQUEST_TIMED_OUT to others. Both are retriable.
 func (c *Cluster) Append(topic *proxy.Topic, partition int32, batch []byte, deadline time.Time, done func(proxy.AppendResult)) {
-	a := &appending{done: done}
+	a := &appending{done: done, from: time.Now()}
 	armed := make(chan struct{}) // the timer may fire before it is stored
 	a.timer = time.AfterFunc(time.Until(deadline), func() {
 		<-armed
@@ -95,6 +96,7 @@ func (c *Cluster) Append(topic *proxy.Topic, partition int32, batch []byte, dead
 			a.fail(r.Code, r.Message)
 		default:
 			failpoint.Hit(failpoint.VerdictAfter)
+			a.from = since(c.stages.commit, a.from)
 			c.whenVisible(g, tp, &r, a)
 		}
 	})
@@ -131,6 +133,7 @@ func (c *Cluster) whenVisible(g *node.Group, tp fsm.TP, r *fsm.Result, a *append
 			a.fail(codeNotLeader, err.Error())
 			return
 		}
+		since(c.stages.visible, a.from)
 		a.answer(proxy.AppendResult{BaseOffset: base, LogStartOffset: -1})
 	})
 	if g.Leading.Get() == nil {

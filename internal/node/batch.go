@@ -33,6 +33,7 @@ const defaultPatience = 5 * time.Second
 // proposal is one command on its way into the log.
 type proposal struct {
 	cmd      fsm.Command
+	at       time.Time // when it was queued
 	patience time.Duration
 	done     func(fsm.Result, error)
 }
@@ -52,6 +53,9 @@ type batcher struct {
 	// returns channels that are closed when that may have changed.
 	hold func() (held bool, room, office <-chan struct{})
 
+	// waited is told how long each batch of records was queued.
+	waited func(time.Duration)
+
 	mu     sync.Mutex // guards what follows
 	queue  []proposal
 	bytes  int
@@ -66,7 +70,8 @@ type batcher struct {
 func newBatcher(entryBytes, maxInFlight int, apply func([]byte) (raft.ApplyFuture, uint64)) *batcher {
 	return &batcher{apply: apply, fates: new(fates), entryBytes: entryBytes, maxInFlight: maxInFlight,
 		wake: make(chan struct{}, 1), through: make(chan struct{}, maxInFlight),
-		hold: func() (bool, <-chan struct{}, <-chan struct{}) { return false, nil, nil }}
+		waited: func(time.Duration) {},
+		hold:   func() (bool, <-chan struct{}, <-chan struct{}) { return false, nil, nil }}
 }
 
 // propose queues a command. done is called exactly once, from another
@@ -78,7 +83,7 @@ func (b *batcher) propose(cmd fsm.Command, patience time.Duration, done func(fsm
 		go done(fsm.Result{}, ErrStopped)
 		return
 	}
-	b.queue = append(b.queue, proposal{cmd, patience, done})
+	b.queue = append(b.queue, proposal{cmd, time.Now(), patience, done})
 	b.bytes += cmd.Size()
 	b.mu.Unlock()
 	select {
@@ -184,6 +189,9 @@ func (b *batcher) send(ctx context.Context, batch []proposal) {
 	cmds := make([]fsm.Command, len(batch))
 	for i, p := range batch {
 		cmds[i] = p.cmd
+		if p.cmd.Kind == fsm.KindAppend {
+			b.waited(now.Sub(p.at))
+		}
 	}
 	failpoint.Hit(failpoint.ProposeBefore)
 	b.fates.begin()

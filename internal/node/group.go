@@ -68,6 +68,7 @@ func newGroup(n *Node, id uint32) *Group {
 	g.batcher = newBatcher(n.cfg.EntryBytes, n.cfg.MaxInFlightEntries, g.dispatch)
 	g.batcher.fates = &g.machine.fates
 	g.batcher.hold = g.holdRecords
+	g.batcher.waited = func(d time.Duration) { n.queued.Observe(d.Seconds()) }
 	return g
 }
 

@@ -26,15 +26,31 @@ type leaderChanges struct {
 	mu   sync.Mutex
 	last []LeaderChange      // oldest first, at most maxLeaderChanges
 	died map[int32]time.Time // when a peer's process was last found gone
+
+	count map[uint32]int           // of all changes, by group
+	gap   map[uint32]time.Duration // without a leader before them, by group
 }
 
 func (c *leaderChanges) add(l LeaderChange) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.count == nil {
+		c.count, c.gap = make(map[uint32]int), make(map[uint32]time.Duration)
+	}
+	c.count[l.Group]++
+	c.gap[l.Group] += l.Gap
 	if len(c.last) == maxLeaderChanges {
 		c.last = slices.Delete(c.last, 0, 1)
 	}
 	c.last = append(c.last, l)
+}
+
+// of returns how often a group's leader changed since this node started, and
+// how long the group was without one before these changes.
+func (c *leaderChanges) of(group uint32) (count int, gap time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.count[group], c.gap[group]
 }
 
 func (c *leaderChanges) noteDeath(peer int32) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"lockstep/fsm"
 	"lockstep/transport"
@@ -30,6 +31,7 @@ type Node struct {
 	wg     sync.WaitGroup
 
 	breakers breakers
+	queued   prometheus.Histogram
 	missed   []int32       // members that raft.peers leaves out; owned by learn
 	changes  leaderChanges // written by the groups' watchers
 
@@ -76,7 +78,7 @@ func New(cfg Config) *Node {
 		cfg.JoinGrace = 2 * time.Second
 	}
 	cfg.Retention.defaults()
-	n := &Node{cfg: cfg, log: cfg.Logger, failed: make(chan struct{}), gone: make(chan struct{}),
+	n := &Node{cfg: cfg, log: cfg.Logger, queued: newQueued(), failed: make(chan struct{}), gone: make(chan struct{}),
 		met: make(map[int32]sighting), strangers: make(map[int32]stranger), problem: notYet,
 		peers: maps.Clone(cfg.Peers), watched: make(map[int32]context.CancelFunc)}
 	n.ctx, n.cancel = context.WithCancel(context.Background())

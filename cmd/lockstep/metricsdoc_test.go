@@ -1,4 +1,4 @@
-package admin
+package main
 
 import (
 	"encoding/json"
@@ -9,7 +9,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"lockstep/internal/admin"
+	"lockstep/internal/cluster"
+	"lockstep/internal/node"
+	"lockstep/proxy"
 )
 
 var (
@@ -21,9 +27,19 @@ var (
 // registered are the names of all metrics of ours.
 func registered(t *testing.T) map[string]bool {
 	t.Helper()
-	reg := newCollector(nil, Config{})
+	srv, err := proxy.New(proxy.Config{Listeners: []proxy.Listener{{Name: "PLAINTEXT", Addr: "127.0.0.1:0"}}, Upstream: "127.0.0.1:1"}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := hclog.NewNullLogger()
+	n := node.New(node.Config{DataDir: t.TempDir(), ClusterID: "c", NodeID: 1, Groups: 1, Peers: map[int32]string{1: "127.0.0.1:1"}, Logger: log})
+	if err := n.Init(); err != nil {
+		t.Fatal(err)
+	}
 	descs := make(chan *prometheus.Desc, 100)
-	reg.Describe(descs)
+	for _, c := range append(cluster.New(cluster.Config{Logger: log}, n, nil).Metrics(), admin.NewCollector(nil, admin.Config{}), srv, n.Metrics()) {
+		c.Describe(descs)
+	}
 	close(descs)
 	names := make(map[string]bool)
 	for d := range descs {
