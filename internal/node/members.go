@@ -172,7 +172,10 @@ func (n *Node) writeDown() error {
 	n.mu.Lock()
 	old := n.identity
 	next := *old
+	// The catalog may be an old one: after a start it is what the newest
+	// snapshot holds, until a leader is found. Who is not in it yet stays.
 	next.Known, next.Peers = maps.Clone(old.Known), make(map[int32]string)
+	maps.Copy(next.Peers, old.Peers)
 	next.Outdated = maps.Clone(old.Outdated)
 	moved := make(map[int32]string) // the catalog's news
 	for id, c := range nodes {
@@ -182,6 +185,7 @@ func (n *Node) writeDown() error {
 				delete(n.peers, id) // the transport knows it still: it is told why it is refused
 			}
 			delete(next.Known, id)
+			delete(next.Peers, id)
 			delete(next.Outdated, id)
 			continue
 		case c.Raft == "":

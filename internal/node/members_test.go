@@ -163,6 +163,30 @@ func TestMembersMeetAfterARestart(t *testing.T) {
 	}
 }
 
+// A node that is started and killed again before it has found a leader still
+// knows where the others are.
+func TestMembersAreKnownAfterAStartInVain(t *testing.T) {
+	t.Parallel()
+	c := grown(t)
+	wrote := func() (bool, string) {
+		id, err := loadIdentity(c.dataDir(1), "test", 1, 2)
+		return err == nil && len(id.Peers) == 3, ""
+	}
+	c.eventually("node 1 has written down where the others are", wrote)
+	c.stop(1, 2, 3)
+	c.start(1)
+	if c.leadsWithin(c.nodes[1], time.Second) {
+		t.Fatal("a node leads without a majority")
+	}
+	c.stop(1)
+	if ok, _ := wrote(); !ok {
+		t.Error("node 1 has forgotten where the others are")
+	}
+	c.start(1, 2)
+	c.leader(0)
+	c.leader(1)
+}
+
 // A node whose raft.peers leave members out says so, once, unless it could not
 // begin a cluster anyway.
 func TestPeersLeftOutAreNamed(t *testing.T) {
