@@ -199,6 +199,14 @@ func (m *membership) clusterID(via *node) string {
 // member, that it votes in every group.
 func (m *membership) is(via *node, id int, state string) {
 	m.c.t.Helper()
+	m.isWith(via, id, state, func(votes []int) bool {
+		return state != "member" || len(votes) == envInt(m.c.t, "E2E_GROUPS", 3)
+	})
+}
+
+// isWith is is, with what is wanted of the groups that it votes in.
+func (m *membership) isWith(via *node, id int, state string, wanted func(votes []int) bool) {
+	m.c.t.Helper()
 	waitFor(m.c.t, fmt.Sprintf("node %d to be %s", id, state), memberStep, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
@@ -215,7 +223,7 @@ func (m *membership) is(via *node, id int, state string) {
 			return err
 		}
 		for _, o := range list {
-			if o.ID == id && o.State == state && (state != "member" || len(o.Votes) == envInt(m.c.t, "E2E_GROUPS", 3)) {
+			if o.ID == id && o.State == state && wanted(o.Votes) {
 				return nil
 			}
 		}

@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -115,31 +114,7 @@ func (m *membership) arrive(id int) {
 	}
 	m.order(old, "add", strconv.Itoa(id), "--address", n.raftAddr())
 	n.startProxy(t)
-	waitFor(t, fmt.Sprintf("node %d to be a member", id), memberStep, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		out, err := old.cli(ctx, "members", "list", "-o", "json")
-		if err != nil {
-			return err
-		}
-		var list []struct {
-			ID    int    `json:"id"`
-			State string `json:"state"`
-			Votes []int  `json:"votes"`
-		}
-		if err := json.Unmarshal([]byte(out), &list); err != nil {
-			return err
-		}
-		for _, o := range list {
-			if o.ID == id && o.State == "member" {
-				if !slices.Equal(o.Votes, []int{0}) {
-					t.Errorf("node %d came and votes in groups %v", id, o.Votes)
-				}
-				return nil
-			}
-		}
-		return fmt.Errorf("%s", out)
-	})
+	m.isWith(old, id, "member", func(votes []int) bool { return slices.Equal(votes, []int{0}) })
 	c.nodes, c.spare = append(c.nodes, n), slices.DeleteFunc(slices.Clone(c.spare), func(s *node) bool { return s == n })
 	waitFor(t, "clients to be shown the node", time.Minute, func(ctx context.Context) error {
 		_, err := partitionLeaders(ctx, n, "placed", m.partitions)
