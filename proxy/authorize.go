@@ -110,11 +110,29 @@ func (r *request) mayCreate(ctx context.Context, topics []string) map[string]*Ka
 		switch t.ErrorCode {
 		case kerr.TopicAuthorizationFailed.Code, kerr.ClusterAuthorizationFailed.Code, kerr.PolicyViolation.Code:
 			denied[t.Topic] = answeredProblem(t.ErrorCode, t.ErrorMessage)
-		default: // it may; what else is wrong is for us to say
-			delete(denied, t.Topic)
+		default:
+			if afterRights[t.ErrorCode] {
+				delete(denied, t.Topic) // it may; what else is wrong is for us to say
+			}
 		}
 	}
 	return denied
+}
+
+// afterRights are the answers to CreateTopics that a broker gives only when it
+// has looked at the client's rights (ControllerApis.createTopics and
+// ReplicationControlManager; AutoTopicCreationManager). Others, such as
+// NOT_CONTROLLER of a broker that has not joined yet, say nothing about them.
+var afterRights = map[int16]bool{
+	0:                                  true,
+	kerr.TopicAlreadyExists.Code:       true,
+	kerr.InvalidTopicException.Code:    true,
+	kerr.InvalidPartitions.Code:        true,
+	kerr.InvalidReplicationFactor.Code: true,
+	kerr.InvalidReplicaAssignment.Code: true,
+	kerr.InvalidConfig.Code:            true,
+	kerr.InvalidRequest.Code:           true,
+	kerr.ThrottlingQuotaExceeded.Code:  true,
 }
 
 func (r *request) brokerAuthorizes() bool {
