@@ -36,6 +36,16 @@ type appending struct {
 	from     time.Time // when the stage that it is in began
 	timer    *time.Timer
 	answered atomic.Bool
+	withdraw atomic.Pointer[func()] // gives the proposal up; nil before it was made
+}
+
+// expired answers when the client waits no longer, and gives up what is not yet
+// on its way into the log: its bytes are no longer accounted for.
+func (a *appending) expired() {
+	a.fail(codeTimedOut, "not committed and visible in time; it may still be")
+	if withdraw := a.withdraw.Load(); withdraw != nil {
+		(*withdraw)()
+	}
 }
 
 func (a *appending) answer(r proxy.AppendResult) {
@@ -65,7 +75,7 @@ func (c *Cluster) Append(topic *proxy.Topic, partition int32, batch []byte, dead
 			a.fail(codeInvalidRecord, "")
 			return
 		}
-		a.fail(codeTimedOut, "not committed and visible in time; it may still be")
+		a.expired()
 	})
 	close(armed)
 	g := c.groupOf(topic.ID, partition)
@@ -82,7 +92,7 @@ func (c *Cluster) Append(topic *proxy.Topic, partition int32, batch []byte, dead
 	if mutant.On(mutant.AckBeforeCommit) {
 		c.ackUncommitted(g, tp, batch, a)
 	}
-	g.ProposeFor(fsm.AppendCommand(tp, batch), patience(batch, deadline), func(r fsm.Result, err error) {
+	withdraw := g.ProposeFor(fsm.AppendCommand(tp, batch), patience(batch, deadline), func(r fsm.Result, err error) {
 		switch {
 		case errors.Is(err, node.ErrNotLeader), errors.Is(err, node.ErrStopped):
 			a.fail(codeNotLeader, "")
@@ -100,6 +110,10 @@ func (c *Cluster) Append(topic *proxy.Topic, partition int32, batch []byte, dead
 			c.whenVisible(g, tp, &r, a)
 		}
 	})
+	a.withdraw.Store(&withdraw)
+	if !time.Now().Before(deadline) {
+		a.expired() // the timer may have fired before it could see that
+	}
 }
 
 // sendOnAfter is how long an idempotent batch waits for its fate on a node that

@@ -35,7 +35,8 @@ type proposal struct {
 	cmd      fsm.Command
 	at       time.Time // when it was queued
 	patience time.Duration
-	done     func(fsm.Result, error)
+	done     func(fsm.Result, error) // nil: answered
+	queued   bool                    // it is in the queue, and nobody withdrew it; guarded by the batcher's mu
 }
 
 // batcher puts proposals into entries: with nothing in flight the first one
@@ -57,7 +58,8 @@ type batcher struct {
 	waited func(time.Duration)
 
 	mu     sync.Mutex // guards what follows
-	queue  []proposal
+	queue  []*proposal
+	gone   int // of the queue, those that were withdrawn
 	bytes  int
 	closed bool
 
@@ -75,21 +77,57 @@ func newBatcher(entryBytes, maxInFlight int, apply func([]byte) (raft.ApplyFutur
 }
 
 // propose queues a command. done is called exactly once, from another
-// goroutine. It does not block.
-func (b *batcher) propose(cmd fsm.Command, patience time.Duration, done func(fsm.Result, error)) {
+// goroutine. It does not block. withdraw takes the command off the queue, if it
+// is still there, and has done called with ErrNotLeader, from its own goroutine:
+// a leader that lets nothing in must not gather what nobody waits for.
+func (b *batcher) propose(cmd fsm.Command, patience time.Duration, done func(fsm.Result, error)) (withdraw func()) {
+	p := &proposal{cmd: cmd, at: time.Now(), patience: patience, done: done, queued: true}
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
 		go done(fsm.Result{}, ErrStopped)
-		return
+		return func() {}
 	}
-	b.queue = append(b.queue, proposal{cmd, time.Now(), patience, done})
+	b.queue = append(b.queue, p)
 	b.bytes += cmd.Size()
 	b.mu.Unlock()
 	select {
 	case b.wake <- struct{}{}:
 	default:
 	}
+	return func() { b.withdraw(p) }
+}
+
+func (b *batcher) withdraw(p *proposal) {
+	b.mu.Lock()
+	if !p.queued {
+		b.mu.Unlock()
+		return
+	}
+	p.queued = false
+	b.bytes -= p.cmd.Size()
+	p.cmd = fsm.Command{} // its bytes go now, its place when half of the places are empty
+	if b.gone++; 2*b.gone > len(b.queue) {
+		b.tidy()
+	}
+	b.mu.Unlock()
+	p.done(fsm.Result{}, ErrNotLeader)
+}
+
+// tidy drops what was withdrawn. b.mu is held.
+func (b *batcher) tidy() {
+	if b.gone > 0 {
+		b.queue = slices.DeleteFunc(b.queue, func(p *proposal) bool { return !p.queued })
+		b.gone = 0
+	}
+}
+
+// take marks proposals as taken off the queue. b.mu is held.
+func take(batch []*proposal) []*proposal {
+	for _, p := range batch {
+		p.queued = false
+	}
+	return batch
 }
 
 // run sends entries until the context ends; it then answers what is left and
@@ -113,7 +151,8 @@ func (b *batcher) run(ctx context.Context) {
 		case <-ctx.Done():
 			b.mu.Lock()
 			b.closed = true
-			left := b.queue
+			b.tidy()
+			left := take(b.queue)
 			b.queue = nil
 			b.mu.Unlock()
 			for _, p := range left {
@@ -128,9 +167,10 @@ func (b *batcher) run(ctx context.Context) {
 // next takes the proposals of the next entry off the queue, nil if none is due.
 // While records are held only what controls the group goes: it may be what
 // makes room.
-func (b *batcher) next(held bool) []proposal {
+func (b *batcher) next(held bool) []*proposal {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.tidy()
 	if held {
 		return b.takeControl()
 	}
@@ -152,15 +192,15 @@ func (b *batcher) next(held bool) []proposal {
 		b.queue = nil
 	}
 	b.bytes -= size
-	return batch
+	return take(batch)
 }
 
 // takeControl takes the proposals without records or offsets off the queue, as far as they
 // fit into an entry. b.mu is held.
-func (b *batcher) takeControl() []proposal {
-	var batch []proposal
+func (b *batcher) takeControl() []*proposal {
+	var batch []*proposal
 	size := 0
-	b.queue = slices.DeleteFunc(b.queue, func(p proposal) bool {
+	b.queue = slices.DeleteFunc(b.queue, func(p *proposal) bool {
 		s := p.cmd.Size()
 		if p.cmd.Kind == fsm.KindAppend || p.cmd.Kind == fsm.KindCommitOffsets || len(batch) > 0 && size+s > b.entryBytes {
 			return false
@@ -170,10 +210,10 @@ func (b *batcher) takeControl() []proposal {
 		return true
 	})
 	b.bytes -= size
-	return batch
+	return take(batch)
 }
 
-func (b *batcher) send(ctx context.Context, batch []proposal) {
+func (b *batcher) send(ctx context.Context, batch []*proposal) {
 	now := time.Now()
 	var elapsed time.Duration
 	if !b.clock.IsZero() {
@@ -217,7 +257,7 @@ func (b *batcher) send(ctx context.Context, batch []proposal) {
 	}()
 }
 
-func answer(batch []proposal, f fate) {
+func answer(batch []*proposal, f fate) {
 	for i, p := range batch {
 		if f.err != nil {
 			p.done(fsm.Result{}, f.err)
@@ -230,17 +270,18 @@ func answer(batch []proposal, f fate) {
 // resolve answers an entry that was in the log when leadership was lost, when
 // it is known what became of it, and every proposal at the latest when its
 // patience, or the node, ends.
-func (b *batcher) resolve(ctx context.Context, index, term uint64, batch []proposal) {
+func (b *batcher) resolve(ctx context.Context, index, term uint64, batch []*proposal) {
 	known, forget := b.fates.ask(index, term)
 	defer forget()
 	for since := time.Now(); ; {
 		next := time.Duration(-1)
-		for i, p := range batch {
+		for _, p := range batch {
 			switch left := p.patience - time.Since(since); {
 			case p.done == nil:
 			case left <= 0:
-				batch[i].done = nil
-				p.done(fsm.Result{}, ErrUnknownOutcome)
+				done := p.done
+				p.done = nil
+				done(fsm.Result{}, ErrUnknownOutcome)
 			case next < 0 || left < next:
 				next = left
 			}
@@ -258,9 +299,9 @@ func (b *batcher) resolve(ctx context.Context, index, term uint64, batch []propo
 			continue
 		}
 		timer.Stop()
-		for i := range batch {
-			if batch[i].done == nil {
-				batch[i].done = func(fsm.Result, error) {} // was answered
+		for _, p := range batch {
+			if p.done == nil {
+				p.done = func(fsm.Result, error) {} // was answered
 			}
 		}
 		answer(batch, f)

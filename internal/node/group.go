@@ -125,13 +125,14 @@ func (g *Group) Propose(cmd fsm.Command, done func(fsm.Result, error)) {
 }
 
 // ProposeFor is Propose for who wants to wait as long as patience, after
-// leadership was lost, to hear what became of the command.
-func (g *Group) ProposeFor(cmd fsm.Command, patience time.Duration, done func(fsm.Result, error)) {
+// leadership was lost, to hear what became of the command. withdraw gives up a
+// command that is not yet on its way into the log; see batcher.propose.
+func (g *Group) ProposeFor(cmd fsm.Command, patience time.Duration, done func(fsm.Result, error)) (withdraw func()) {
 	if g.Leading.Get() == nil {
 		go done(fsm.Result{}, ErrNotLeader)
-		return
+		return func() {}
 	}
-	g.batcher.propose(cmd, patience, done)
+	return g.batcher.propose(cmd, patience, done)
 }
 
 // VerifyLeader asks a majority whether this node still leads (ReadIndex, Raft
