@@ -225,8 +225,13 @@ func (n *CatalogNode) refusal(incarnation string) string {
 func (n *CatalogNode) Refusal(incarnation string) string { return n.refusal(incarnation) }
 
 // recoverMembers puts everybody but the survivor out, after the quorum was lost.
+// A survivor that was on its way out is all there is now: it stays.
 func (c *Catalog) recoverMembers(index uint64, survivor int32) bool {
 	changed := false
+	if n := c.Nodes[survivor]; n != nil && n.State == NodeLeaving {
+		c.editNode(n, func(n *CatalogNode) { n.State, n.Again, n.Since = NodeMember, false, index })
+		changed = true
+	}
 	for id, n := range c.Nodes {
 		if id != survivor && n.State != NodeGone && n.State != NodeAwaited {
 			cp := *n

@@ -95,7 +95,11 @@ func TestRecoveryPutsTheOthersOut(t *testing.T) {
 	for id := int32(1); id <= 3; id++ {
 		expect(t, one(t, m.Group, KindRegisterNode, RegisterNode{Node: CatalogNode{ID: id, Incarnation: incA, Raft: "r:1"}}), "")
 	}
+	expect(t, one(t, m.Group, KindRemoveNode, RemoveNode{ID: 2, Again: true}), "") // it was about to leave
 	one(t, m.Group, KindRecover, Recover{Number: 1, Survivor: 2})
+	if m.Catalog.Nodes[2].Again {
+		t.Error("the survivor is still asked to come back")
+	}
 	for id, want := range map[int32]NodeState{1: NodeGone, 2: NodeMember, 3: NodeGone} {
 		if got := m.Catalog.Nodes[id].State; got != want {
 			t.Errorf("node %d is %q, want %q", id, got, want)

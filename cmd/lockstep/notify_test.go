@@ -68,7 +68,7 @@ func shortDir(t *testing.T) string {
 }
 
 // A node tells its service manager when it serves and when it stops, which is
-// before it has stopped.
+// before it has stopped. A hangup in between ends nothing.
 func TestServeNotifies(t *testing.T) {
 	name := filepath.Join(shortDir(t), "n")
 	conn := manager(t, name)
@@ -77,6 +77,10 @@ func TestServeNotifies(t *testing.T) {
 	if got := heard(t, conn, 30*time.Second); !strings.HasPrefix(got, "READY=1\nSTATUS=node 1 ") {
 		t.Errorf("heard %q first", got)
 	}
+	if err := n.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	n.out.await(t, 10*time.Second, "a hangup neither stops nor reloads this node")
 	if err := n.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

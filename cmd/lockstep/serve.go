@@ -68,11 +68,32 @@ func newLogger(cfg configs.Log) hclog.Logger {
 	})
 }
 
+// untilStopped returns when the node is told to stop, nil, or cannot go on, why.
+// A hangup is neither: it reloads daemons that keep their settings apart from
+// their state, and must not end one that leads.
+func untilStopped(n *app, log hclog.Logger, signals <-chan os.Signal) error {
+	for {
+		select {
+		case s := <-signals:
+			if s == syscall.SIGHUP {
+				log.Warn("a hangup neither stops nor reloads this node", "next", "settings are read at the start: restart it; certificates are read again by themselves; lockstep log-level changes the log")
+				continue
+			}
+			log.Info("stopping", "signal", s.String())
+			return nil
+		case <-n.node.Failed():
+			return n.node.Err()
+		case <-n.applier.Failed():
+			return n.applier.Err()
+		}
+	}
+}
+
 // serve runs a node until it is told to stop or cannot go on.
 func serve(cfg configs.Config) error {
 	log := newLogger(cfg.Log)
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	n, err := newNode(cfg, log)
 	if err != nil {
 		return err
@@ -86,15 +107,7 @@ func serve(cfg configs.Config) error {
 		}
 	}
 	tell(notifyReady, fmt.Sprintf("node %d serves %s; lockstep status --admin %s says how the cluster is", cfg.Node.ID, n.proxy.Addrs(), cfg.Admin.Listen))
-	var why error
-	select {
-	case s := <-signals:
-		log.Info("stopping", "signal", s.String())
-	case <-n.node.Failed():
-		why = n.node.Err()
-	case <-n.applier.Failed():
-		why = n.applier.Err()
-	}
+	why := untilStopped(n, log, signals)
 	tell(notifyStopping, "handing over leaders and letting clients finish")
 	done := make(chan error, 1)
 	go func() {

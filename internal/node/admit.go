@@ -20,6 +20,9 @@ var errStranger = errors.New("not on record")
 func (n *Node) Admit(peer transport.Hello, raftStream bool) error {
 	member := n.Member()
 	if member && peer.Recovery > n.recovery() {
+		if why := n.shutOut(peer.NodeID, peer.Incarnation); why != "" {
+			return errors.New(why) // recovered after it was removed: it leaves nobody behind
+		}
 		return n.leftBehind(peer)
 	}
 	if !raftStream {

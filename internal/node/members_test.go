@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"lockstep/fsm"
+	"lockstep/transport"
 )
 
 // submit has a command committed that must be done.
@@ -121,7 +122,15 @@ func TestLaterServerIsNotTheFounder(t *testing.T) {
 	// With its old disk it is told why it has no place.
 	c.start(1)
 	c.problem(c.nodes[1], "empty it")
+	removed := transport.Hello{NodeID: 1, Incarnation: c.nodes[1].Incarnation(), Recovery: 1}
 	c.stop(1)
+	// lockstep recover on that disk makes another cluster of it, and leaves nobody behind.
+	if err := c.nodes[2].Admit(removed, true); err == nil || !strings.Contains(err.Error(), "empty it") {
+		t.Errorf("a node that was removed and then recovered hears %v", err)
+	}
+	if err := c.nodes[2].Err(); err != nil {
+		t.Fatalf("a node that was removed stops one of the cluster: %v", err)
+	}
 	founder := c.dataDir(1) + "-founder"
 	if err := os.Rename(c.dataDir(1), founder); err != nil {
 		t.Fatal(err)
