@@ -222,11 +222,13 @@ func (f *topicsFrom) place(group uint32, replicas []int32) {
 	f.placed[group] = replicas
 }
 
-// leaderIn is leaderOf a group that may have a place.
+// leaderIn is leaderOf a group that may have a place. It alone tells the group
+// what the others say of its leader.
 func (c *Cluster) leaderIn(g *node.Group, p *fsm.Placement, news map[int32]*Announcement) (int32, *GroupReport) {
 	if p != nil && c.awayFrom(g, news) {
 		return c.placedLeader(g, news)
 	}
+	g.Hear(0)
 	return c.leaderOf(g, news)
 }
 

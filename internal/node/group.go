@@ -48,6 +48,7 @@ type Group struct {
 	Leading watch.Value[*Leadership]
 	// Leader is the node that this node believes to lead, 0 if none.
 	Leader watch.Value[int32]
+	words  leaderWords
 
 	wg   sync.WaitGroup
 	down chan struct{} // closed by stop when Raft is down

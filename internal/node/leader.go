@@ -1,9 +1,11 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -59,7 +61,7 @@ func (g *Group) tellLeader(r *raft.Raft, s *leaderStory, leader int32) {
 		if s.lost.IsZero() && !s.first {
 			s.lost = g.lostSince(r, s.old)
 		}
-		g.setLeader(0)
+		g.setLeader(func(w *leaderWords) { w.raft = 0 })
 		return
 	}
 	gap := time.Duration(0)
@@ -76,15 +78,28 @@ func (g *Group) tellLeader(r *raft.Raft, s *leaderStory, leader int32) {
 		g.log.Info("leader changed", "group", g.ID, "old", l.From, "new", l.To, "term", l.Term, "why", l.Why, "gap", l.Gap.String())
 	}
 	s.old, s.lost, s.first = leader, time.Time{}, false
-	g.setLeader(leader)
+	g.setLeader(func(w *leaderWords) { w.raft = leader })
 }
 
-// Hear notes who leads a group that this node does not hold, 0 if nobody is
-// known to. Of a group that it does hold, Raft knows better.
-func (g *Group) Hear(leader int32) { g.setLeader(leader) }
+// leaderWords are what a group's Leader is made of. Raft's word is owned by
+// watchLeader, the others' by who calls Hear.
+type leaderWords struct {
+	mu           sync.Mutex
+	raft, others int32
+}
 
-func (g *Group) setLeader(leader int32) {
-	if g.Leader.Get() != leader {
+// Hear notes who leads a group that this node does not hold, as the others say;
+// 0 if nobody is known to, or this node holds the group: of that, Raft alone
+// knows. While Raft knows a leader, that is the leader. What is heard may be
+// older than what Raft has seen since. One goroutine at a time.
+func (g *Group) Hear(leader int32) { g.setLeader(func(w *leaderWords) { w.others = leader }) }
+
+func (g *Group) setLeader(change func(*leaderWords)) {
+	w := &g.words
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change(w)
+	if leader := cmp.Or(w.raft, w.others); g.Leader.Get() != leader {
 		g.Leader.Set(leader)
 	}
 }

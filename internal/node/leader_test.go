@@ -258,3 +258,36 @@ func TestOfficeIsOfOneTerm(t *testing.T) {
 		t.Fatal("a node that failed takes office")
 	}
 }
+
+// What the others say of a group's leader counts only as long as Raft knows
+// none: it may be older. A node that came to a group in the middle of a
+// handover showed its clients no leader for good.
+func TestHearsayYieldsToRaft(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, 3, nil)
+	c.start(1, 2, 3)
+	lead := c.leader(1)
+	var other *Node
+	for id, n := range c.nodes {
+		if n != lead && other == nil {
+			other = c.nodes[id]
+		}
+	}
+	g := other.Group(1)
+	leads := func(what string, want int32) {
+		t.Helper()
+		c.eventually(what, func() (bool, string) { return g.Leader.Get() == want, fmt.Sprint(g.Leader.Get()) })
+	}
+	leads("Raft's leader", lead.cfg.NodeID)
+	g.Hear(other.cfg.NodeID)
+	if got := g.Leader.Get(); got != lead.cfg.NodeID {
+		t.Errorf("hearsay makes node %d the leader, Raft knows node %d", got, lead.cfg.NodeID)
+	}
+	c.stop(1, 2, 3)
+	g = newGroup(other, 1) // without Raft
+	for _, id := range []int32{2, 3, 0} {
+		if g.Hear(id); g.Leader.Get() != id {
+			t.Errorf("of a group without Raft the leader is %d, heard was %d", g.Leader.Get(), id)
+		}
+	}
+}
