@@ -83,6 +83,7 @@ type conn struct {
 	inFlight atomic.Int32             // slots not yet dealt with by the writer
 
 	needsSASL atomic.Bool // the client must authenticate before anything else
+	mechanism string      // of SASL, as the client named it last; owned by the reader
 }
 
 func newConn(s *Server, nc net.Conn, l Listener) *conn {

@@ -1,5 +1,7 @@
 package proxy
 
+import "github.com/twmb/franz-go/pkg/kmsg"
+
 // Requests passed through to the local broker untouched:
 // SaslHandshake, DescribeAcls, DescribeClientQuotas. SASL works because the client's principal
 // lives on the client's own connection to the broker. When the broker cannot
@@ -19,7 +21,12 @@ func handlePassThrough(r *request) error {
 // handleSASLHandshake passes the handshake and binds the client to this broker
 // connection for good: another one would not know who the client is.
 func handleSASLHandshake(r *request) error {
-	err := handlePassThrough(r)
+	req, err := parse[*kmsg.SASLHandshakeRequest](r)
+	if err != nil {
+		return err
+	}
+	r.c.mechanism = req.Mechanism
+	err = handlePassThrough(r)
 	r.c.up.markAuthenticated()
 	return err
 }

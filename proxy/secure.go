@@ -1,11 +1,13 @@
 package proxy
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -52,16 +54,17 @@ func authenticates(key int16) bool {
 }
 
 // handleSASLAuthenticate passes a client's authentication to the broker, which
-// judges it. A mechanism may take several of them; in between the broker itself
-// serves nothing else, so that its first yes is enough here. What is refused here
-// is a client whose broker knows no SASL and would serve anybody.
+// judges it. What is refused here is a client whose broker knows no SASL and
+// would serve anybody, and one in the middle of an exchange: the broker serves it
+// nothing, and neither does what this node answers by itself.
 func handleSASLAuthenticate(r *request) error {
+	mechanism := r.c.mechanism
 	r.forward(r.c.srv.cfg.Limits.UpstreamTimeout, nil, func(resp []byte, held *lease, err error) {
 		if err != nil {
 			r.abandon(r.c.srv.unanswered(r, err))
 			return
 		}
-		if acceptedSASL(resp, r.h.Version) {
+		if acceptedSASL(resp, r.h.Version, mechanism) {
 			r.c.needsSASL.Store(false)
 		}
 		r.relay(resp, held)
@@ -69,12 +72,23 @@ func handleSASLAuthenticate(r *request) error {
 	return nil
 }
 
-// acceptedSASL reports whether an answer to SaslAuthenticate has no error. From
-// version 2 the header ends with its tags, of which brokers send none.
-func acceptedSASL(resp []byte, version int16) bool {
+// acceptedSASL reports whether an answer to SaslAuthenticate ends the exchange
+// well. SCRAM has two of them, and only the last has the server's signature (RFC
+// 5802, section 5.1). PLAIN and OAUTHBEARER have one. Of other mechanisms the
+// first yes counts. From version 2 the header ends with its tags, of which
+// brokers send none.
+func acceptedSASL(frame []byte, version int16, mechanism string) bool {
 	at := 4
 	if version >= 2 {
 		at = 5
 	}
-	return len(resp) >= at+2 && (version < 2 || resp[4] == 0) && resp[at] == 0 && resp[at+1] == 0
+	if len(frame) < at || version >= 2 && frame[4] != 0 {
+		return false
+	}
+	resp := kmsg.NewPtrSASLAuthenticateResponse()
+	resp.SetVersion(version)
+	if err := resp.ReadFrom(frame[at:]); err != nil || resp.ErrorCode != 0 {
+		return false
+	}
+	return !strings.HasPrefix(mechanism, "SCRAM-") || bytes.HasPrefix(resp.SASLAuthBytes, []byte("v="))
 }

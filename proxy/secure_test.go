@@ -110,6 +110,8 @@ func TestSASLListenerServesNobodyUnknown(t *testing.T) {
 	f := newFixture(t, func(cfg *Config) { cfg.Listeners[0].SASL = true })
 	f.createTopic("orders", 1, nil)
 	var refuse atomic.Bool
+	var says atomic.Value
+	says.Store("")
 	f.broker.ControlKey(int16(kmsg.SASLHandshake), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		f.broker.KeepControl()
 		return req.ResponseKind(), nil, true
@@ -120,6 +122,7 @@ func TestSASLListenerServesNobodyUnknown(t *testing.T) {
 		if refuse.Load() {
 			resp.ErrorCode = kerr.SaslAuthenticationFailed.Code
 		}
+		resp.SASLAuthBytes = []byte(says.Load().(string))
 		return resp, nil, true
 	})
 	handshake := kmsg.NewPtrSASLHandshakeRequest()
@@ -142,6 +145,23 @@ func TestSASLListenerServesNobodyUnknown(t *testing.T) {
 			t.Fatalf("v%d: not authenticated: %d", version, resp.ErrorCode)
 		}
 		c.alive()
+
+		// SCRAM has a second step, which is the one with the proof.
+		scram := kmsg.NewPtrSASLHandshakeRequest()
+		scram.Mechanism = "SCRAM-SHA-256"
+		c = f.dial()
+		do[*kmsg.SASLHandshakeResponse](c, 1, scram)
+		says.Store("r=nonce,s=c2FsdA==,i=4096")
+		do[*kmsg.SASLAuthenticateResponse](c, version, kmsg.NewPtrSASLAuthenticateRequest())
+		halfway := f.dial()
+		do[*kmsg.SASLHandshakeResponse](halfway, 1, scram)
+		do[*kmsg.SASLAuthenticateResponse](halfway, version, kmsg.NewPtrSASLAuthenticateRequest())
+		halfway.write(frameOf(kmsg.NewPtrMetadataRequest()))
+		halfway.closed()
+		says.Store("v=c2lnbmF0dXJl")
+		do[*kmsg.SASLAuthenticateResponse](c, version, kmsg.NewPtrSASLAuthenticateRequest())
+		c.alive()
+		says.Store("")
 	}
 	// Every API that is served, asked by who has said nothing.
 	for key := range handlers {
