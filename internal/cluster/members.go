@@ -166,10 +166,13 @@ func (c *Cluster) mayRemove(g *node.Group, servers []node.Server, gone node.Serv
 	if gone.Node == c.cfg.Self {
 		return fmt.Errorf("node %d leads the group: it hands over first", c.cfg.Self)
 	}
+	news, _ := c.roster.fresh()
+	if err := c.catalogLast(g, gone.Node, news); err != nil {
+		return err
+	}
 	if !gone.Voter {
 		return nil
 	}
-	news, _ := c.roster.fresh()
 	voters, here := 0, 0
 	for _, s := range servers {
 		if !s.Voter || s.ID == gone.ID {
@@ -182,6 +185,28 @@ func (c *Cluster) mayRemove(g *node.Group, servers []node.Server, gone node.Serv
 	}
 	if 2*here <= voters {
 		return fmt.Errorf("remove node %d: of the %d that would be left to vote only %d are here", gone.Node, voters, here)
+	}
+	return nil
+}
+
+// catalogLast keeps a node that leaves in the catalog's group until the others
+// are without it. Whoever is out of that group reads in no catalog that it is to
+// hand over: it might lead another one for ever.
+func (c *Cluster) catalogLast(g *node.Group, id int32, news map[int32]*Announcement) error {
+	if _, nodes := c.catalogNodes(); g.ID != fsm.CatalogGroup || nodes[id] == nil || nodes[id].State != fsm.NodeLeaving {
+		return nil
+	}
+	for _, other := range c.node.Groups() {
+		if other.ID == fsm.CatalogGroup {
+			continue
+		}
+		_, said := announcedLeader(other.ID, news)
+		if said == nil {
+			return fmt.Errorf("remove node %d: nobody is heard to lead group %d, which may have it still", id, other.ID)
+		}
+		if _, in := said.Servers[id]; in {
+			return fmt.Errorf("remove node %d: group %d has it still", id, other.ID)
+		}
 	}
 	return nil
 }

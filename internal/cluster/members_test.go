@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -102,6 +103,30 @@ func TestRemoveANode(t *testing.T) {
 			t.Fatalf("the node that was removed says %q", problem)
 		}
 	}
+}
+
+// A node leaves the catalog's group last: it reads there that it is to hand
+// over what else it leads.
+func TestTheCatalogsGroupIsLeftLast(t *testing.T) {
+	t.Parallel()
+	r := running(t, nil)
+	first := r.members[1].cluster
+	r.sees(r.members[1], "every group led at home", func(s *snapshot) bool { return slices.Equal(s.leaders, []int32{1, 2, 3}) })
+	news, _ := first.roster.fresh()
+	catalog := first.node.Group(fsm.CatalogGroup)
+	if err := first.catalogLast(catalog, 2, news); err != nil {
+		t.Errorf("a member that nobody asked to leave: %v", err)
+	}
+	if _, err := first.submit(r.ctx(), fsm.CatalogGroup, fsm.KindRemoveNode, fsm.RemoveNode{ID: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.catalogLast(catalog, 2, news); err == nil || !strings.Contains(err.Error(), "group 1 has it still") {
+		t.Errorf("node 2 may leave the catalog's group while it leads group 1: %v", err)
+	}
+	if err := first.catalogLast(catalog, 2, nil); err == nil || !strings.Contains(err.Error(), "nobody is heard to lead") {
+		t.Errorf("node 2 may leave the catalog's group while group 1 is not heard of: %v", err)
+	}
+	r.memberIs(r.members[1], 2, "gone")
 }
 
 // What would leave a group without a majority that is here waits.
