@@ -154,6 +154,17 @@ func TestBetterPlace(t *testing.T) {
 	// Home, seen from a node that is not it: group 1's is node 2.
 	m.broker.Set(up)
 	g = m.node.Group(1)
+	for holds := false; !holds; { // what others show already may still be on its way here
+		_, changed := g.ShapeChanged().Changed()
+		if g.Read(func(s *fsm.Group) { holds = len(s.Partitions) > 0 }); holds {
+			break
+		}
+		select {
+		case <-changed:
+		case <-r.ctx().Done():
+			t.Fatal("group 1 has no partition")
+		}
+	}
 	say(2, nil)
 	for _, tc := range []struct {
 		name  string
