@@ -187,9 +187,8 @@ func TestClientThatNeverReadsIsClosed(t *testing.T) {
 	f := newFixture(t, func(c *Config) { c.Limits.WriteTimeout = 100 * time.Millisecond })
 	other := f.dial()
 	c := f.dial()
-	if err := c.nc.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
-		t.Fatal(err)
-	}
+	// The socket keeps its own buffer: with one of a few KiB, Linux drops what
+	// carries the acknowledgements too, and it is the requests that stand still.
 	req := kafkawire.AppendRequest(nil, kafkawire.RequestHeader{}, kmsg.NewPtrApiVersionsRequest())
 	many := make([]byte, 0, 1000*len(req))
 	for range 1000 {
