@@ -176,7 +176,7 @@ func TestQuarantine(t *testing.T) {
 			w.send(tpA, 20)
 			if strings.HasPrefix(c.words, "cannot take") {
 				w.refusedAt(tpA, before)
-				if !w.applier.QuarantineRefused(tpA, "this broker cannot take what the others took") {
+				if !w.applier.QuarantineRefused(Batch{TP: tpA, Offset: before}, "this broker cannot take what the others took") {
 					t.Error("not refused")
 				}
 			}

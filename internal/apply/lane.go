@@ -84,7 +84,7 @@ type service struct {
 	since   time.Time
 	waiters []waiter
 	refused *Refusal                // the batch that the broker will not take, nil if there is none
-	pledge  time.Time               // until then the refused batch is not tried again
+	pledges map[int32]time.Time     // by node: until then the refused batch is not tried again
 	doom    string                  // why somebody else wants it quarantined, empty if nobody does
 	back    chan struct{}           // ends a quarantine; capacity 1
 	serving context.CancelCauseFunc // ends what the lane's goroutine is at; nil between two attaches

@@ -217,13 +217,15 @@ func TestStands(t *testing.T) {
 	w := newWorld(t, 1, nil)
 	w.open(1, 1, "a", 0, 1)
 	r, cure := w.poison(tpA, 2)
-	at := func(offset int64, pledge bool) string { return w.applier.Stands(tpA, offset, pledge) }
+	at := func(offset int64, pledge bool) string {
+		return w.applier.Stands(Batch{tpA, offset, r.Index}, map[bool]int32{true: 2}[pledge])
+	}
 	l := w.applier.lane(tpA)
 	w.await("a pledge", func() bool { return at(r.Offset, true) == StandsRefused }) // unknown while it tries
 	if at(r.Offset-1, false) != StandsHeld || at(r.Offset+1, false) != StandsUnknown {
 		t.Error("what lies before and behind the refused batch")
 	}
-	if s := w.applier.Stands(fsm.TP{Topic: 9}, 0, false); s != StandsUnknown {
+	if s := w.applier.Stands(Batch{TP: fsm.TP{Topic: 9}}, 0); s != StandsUnknown {
 		t.Errorf("a partition that is not here: %s", s)
 	}
 	// The broker would take it now, and must not be asked.
@@ -247,7 +249,7 @@ func TestStands(t *testing.T) {
 		t.Fatal("it tried the batch again after it had pledged not to")
 	default:
 	}
-	w.applier.Unpledge(tpA)
+	w.applier.Unpledge(tpA, 2)
 	w.await("it tries again", func() bool { signal(l.stir); return w.applier.Ready(tpA, w.end(tpA)) })
 	if at(r.Offset, true) != StandsHeld {
 		t.Error("it holds the batch now")
@@ -266,17 +268,64 @@ func TestNoPledgeWhileTrying(t *testing.T) {
 	l := &lane{tp: tpA}
 	a.lanes[tpA] = l
 	l.state, l.refused, l.serving = StateRefused, &Refusal{Offset: 5}, func(error) {}
-	if a.Stands(tpA, 5, true) != StandsUnknown || l.pledged() {
+	five := Batch{tpA, 5, 0}
+	if a.Stands(five, 3) != StandsUnknown || l.pledged() {
 		t.Error("it pledged in the middle of a try")
 	}
-	if a.Stands(tpA, 5, false) != StandsRefused || l.pledged() {
+	if a.Stands(five, 0) != StandsRefused || l.pledged() {
 		t.Error("a question without a pledge")
 	}
 	l.serving = nil
-	if a.Stands(tpA, 5, true) != StandsRefused || !l.pledged() {
+	if a.Stands(five, 3) != StandsRefused || !l.pledged() {
 		t.Error("it did not pledge at rest")
 	}
-	if a.Unpledge(tpA); l.pledged() {
+	if a.Unpledge(tpA, 3); l.pledged() {
 		t.Error("the pledge was not given back")
+	}
+}
+
+// After a cut another batch has the offset. What is said of one is nothing that
+// is said of the other.
+func TestStandsNamesTheEntry(t *testing.T) {
+	a := &Applier{lanes: make(map[fsm.TP]*lane)}
+	l := &lane{tp: tpA}
+	l.acked = 5
+	a.lanes[tpA] = l
+	l.state, l.refused = StateRefused, &Refusal{TP: tpA, Offset: 5, Index: 30}
+	old, present, unnamed := Batch{tpA, 5, 20}, Batch{tpA, 5, 30}, Batch{tpA, 5, 0}
+	if got := a.Stands(old, 0); got != StandsUnknown {
+		t.Errorf("another batch is refused at that offset: %s", got)
+	}
+	if a.QuarantineRefused(old, "x") {
+		t.Error("a copy is given up for a batch that is in no log any more")
+	}
+	for _, b := range []Batch{present, unnamed} {
+		if got := a.Stands(b, 0); got != StandsRefused {
+			t.Errorf("%+v: %s", b, got)
+		}
+	}
+	l.cuts, l.refused, l.state, l.acked = []cut{{Index: 25, Offset: 5}}, nil, StateReady, 6
+	for b, want := range map[Batch]string{old: StandsUnknown, present: StandsHeld, unnamed: StandsHeld, {tpA, 4, 20}: StandsHeld} {
+		if got := a.Stands(b, 0); got != want {
+			t.Errorf("after the cut %+v: %s, want %s", b, got, want)
+		}
+	}
+}
+
+// A pledge is given back by who has it.
+func TestPledgesHaveOwners(t *testing.T) {
+	a := &Applier{lanes: make(map[fsm.TP]*lane)}
+	l := &lane{tp: tpA}
+	l.state, l.refused = StateRefused, &Refusal{TP: tpA, Offset: 5}
+	a.lanes[tpA] = l
+	for _, id := range []int32{1, 2} {
+		a.Stands(l.refused.Batch(), id)
+	}
+	a.Unpledge(tpA, 3)
+	if a.Unpledge(tpA, 1); !l.pledged() {
+		t.Error("node 2's pledge was given back by others")
+	}
+	if a.Unpledge(tpA, 2); l.pledged() {
+		t.Error("a pledge without an owner")
 	}
 }

@@ -167,6 +167,9 @@ func (r *Refusal) String() string {
 	return fmt.Sprintf("the broker refuses the batch at offset %d with error %d %s", r.Offset, r.Code, r.Message)
 }
 
+// Batch is what is refused.
+func (r *Refusal) Batch() Batch { return Batch{TP: r.TP, Offset: r.Offset, Index: r.Index} }
+
 // Unexplained says that the broker gave no reason: it may be the broker's own
 // trouble, and the batch is tried again and again.
 func (r *Refusal) Unexplained() bool { return r.Code == codeUnknownServerError }
@@ -228,15 +231,15 @@ func (a *Applier) Refusals() []Refusal {
 	return out
 }
 
-// QuarantineRefused quarantines a partition whose batch this broker alone
-// refuses. It reports whether the partition was one.
-func (a *Applier) QuarantineRefused(tp fsm.TP, reason string) bool {
-	l := a.lane(tp)
+// QuarantineRefused quarantines a partition if its broker still refuses that
+// batch, which this broker alone does. It reports whether it did.
+func (a *Applier) QuarantineRefused(b Batch, reason string) bool {
+	l := a.lane(b.TP)
 	if l == nil {
 		return false
 	}
 	l.mu.Lock()
-	refused := l.refused != nil
+	refused := l.refused != nil && b.is(l.refused)
 	l.mu.Unlock()
 	if refused {
 		l.quarantine(CauseRefused.because("%s", reason))

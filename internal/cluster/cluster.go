@@ -37,9 +37,9 @@ type Applier interface {
 	Rebuild(ctx context.Context, topic uint64, force bool) error
 
 	Refusals() []apply.Refusal
-	QuarantineRefused(tp fsm.TP, reason string) bool
-	Stands(tp fsm.TP, offset int64, pledge bool) string
-	Unpledge(tp fsm.TP)
+	QuarantineRefused(b apply.Batch, reason string) bool
+	Stands(b apply.Batch, pledge int32) string
+	Unpledge(tp fsm.TP, to int32)
 }
 
 // Config of a Cluster.

@@ -23,13 +23,12 @@ const (
 	standsTimeout = 2 * time.Second
 )
 
-// standsQuery asks a node what its broker has at an offset. Pledge asks it to
+// standsQuery asks a node whether its broker has a batch. Pledge asks it to
 // leave that as it is; Release takes the wish back.
 type standsQuery struct {
-	TP      fsm.TP `json:"tp"`
-	Offset  int64  `json:"offset"`
-	Pledge  bool   `json:"pledge,omitempty"`
-	Release bool   `json:"release,omitempty"`
+	apply.Batch
+	Pledge  bool `json:"pledge,omitempty"`
+	Release bool `json:"release,omitempty"`
 }
 
 // refusalLoop settles what becomes of refused batches.
@@ -49,14 +48,14 @@ func (c *Cluster) refusalLoop(ctx context.Context) {
 }
 
 func (c *Cluster) settleRefusal(ctx context.Context, r apply.Refusal) {
-	q := standsQuery{TP: r.TP, Offset: r.Offset}
+	q := standsQuery{Batch: r.Batch()}
 	switch holder, all := c.survey(ctx, q); {
 	case holder != 0 && r.Unexplained():
 		// Its broker may be in a bad state as a whole, and others at the same
 		// time: no copy is given up for that. It is tried again meanwhile.
 		return
 	case holder != 0:
-		c.applier.QuarantineRefused(r.TP, fmt.Sprintf("offset %d: %s, and the broker of node %d holds it", r.Offset, r.String(), holder))
+		c.applier.QuarantineRefused(r.Batch(), fmt.Sprintf("offset %d: %s, and the broker of node %d holds it", r.Offset, r.String(), holder))
 		return
 	case !all:
 		return
@@ -91,7 +90,7 @@ func (c *Cluster) survey(ctx context.Context, q standsQuery) (holder int32, all 
 	if err != nil {
 		return 0, false
 	}
-	all = c.stands(q) == apply.StandsRefused
+	all = c.stands(c.cfg.Self, q) == apply.StandsRefused
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, id := range c.everybody(q.TP) {
@@ -116,18 +115,21 @@ func (c *Cluster) survey(ctx context.Context, q standsQuery) (holder int32, all 
 	return holder, all
 }
 
-func (c *Cluster) stands(q standsQuery) string {
+func (c *Cluster) stands(asks int32, q standsQuery) string {
 	if q.Release {
-		c.applier.Unpledge(q.TP)
+		c.applier.Unpledge(q.TP, asks)
 	}
-	return c.applier.Stands(q.TP, q.Offset, q.Pledge)
+	if !q.Pledge {
+		asks = 0
+	}
+	return c.applier.Stands(q.Batch, asks)
 }
 
 // heardStands answers methodStands.
-func (c *Cluster) heardStands(_ context.Context, _ transport.Hello, payload []byte) ([]byte, error) {
+func (c *Cluster) heardStands(_ context.Context, from transport.Hello, payload []byte) ([]byte, error) {
 	var q standsQuery
 	if err := json.Unmarshal(payload, &q); err != nil {
 		return nil, fmt.Errorf("read a question for a batch: %w", err)
 	}
-	return json.Marshal(c.stands(q))
+	return json.Marshal(c.stands(from.NodeID, q))
 }

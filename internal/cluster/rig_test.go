@@ -151,7 +151,7 @@ func (a *fakeApplier) Refusals() []apply.Refusal {
 	return slices.Clone(a.refusals)
 }
 
-func (a *fakeApplier) QuarantineRefused(_ fsm.TP, reason string) bool {
+func (a *fakeApplier) QuarantineRefused(_ apply.Batch, reason string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.refusals = nil
@@ -159,10 +159,10 @@ func (a *fakeApplier) QuarantineRefused(_ fsm.TP, reason string) bool {
 	return true
 }
 
-func (a *fakeApplier) Stands(_ fsm.TP, _ int64, pledge bool) string {
+func (a *fakeApplier) Stands(_ apply.Batch, pledge int32) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if pledge {
+	if pledge != 0 {
 		a.pledges++
 		if a.wavers {
 			return apply.StandsUnknown
@@ -171,7 +171,7 @@ func (a *fakeApplier) Stands(_ fsm.TP, _ int64, pledge bool) string {
 	return a.stands
 }
 
-func (a *fakeApplier) Unpledge(fsm.TP) {
+func (a *fakeApplier) Unpledge(fsm.TP, int32) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.released++
