@@ -165,8 +165,8 @@ func (b *bench) latencies(rounds int) {
 				b.count(name, k, s)
 				s.End50, s.End99 = ages.at(0.5), ages.at(0.99)
 				b.rep.Latency[name][k.name] = append(b.rep.Latency[name][k.name], s)
-				b.t.Logf("round %d, %s, %s: %.0f records/s, p50 %.2f ms, p99 %.2f ms, p99.9 %.2f ms; at a consumer p50 %.2f ms, p99 %.2f ms",
-					round+1, name, k.name, s.Records, s.P50, s.P99, s.P999, s.End50, s.End99)
+				b.t.Logf("round %d, %s, %s: %.0f records/s, p50 %.2f ms, p99 %.2f ms, p99.9 %.2f ms; at a consumer p50 %.2f ms, p99 %.2f ms; waits %+v",
+					round+1, name, k.name, s.Records, s.P50, s.P99, s.P999, s.End50, s.End99, s.Waits)
 			})
 		}
 	}

@@ -38,6 +38,7 @@ type sample struct {
 	CPUProxies float64
 	Written    float64 // bytes written per byte of values
 	PeakMiB    float64 // of the largest proxy
+	Waits      waits
 }
 
 const (
@@ -116,9 +117,9 @@ func (k *contestant) produce(ctx context.Context, row benchRow, topic string, sp
 	defer warm.Stop()
 	<-warm.C
 	resetPeak(k.proxies)
-	brokers, proxies := used(k.brokers), used(k.proxies)
+	brokers, proxies, before := used(k.brokers), used(k.proxies), k.probe()
 	wg.Wait()
-	b, x := used(k.brokers), used(k.proxies)
+	b, x, after := used(k.brokers), used(k.proxies), k.probe()
 	flush, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for _, cl := range p.clients {
@@ -129,7 +130,8 @@ func (k *contestant) produce(ctx context.Context, row benchRow, topic string, sp
 	total := float64(p.counted.Load())
 	gib := total * float64(row.Record) / (1 << 30)
 	s := sample{Records: total / span.Seconds(), MiB: gib * 1024 / span.Seconds(), Failed: int(p.failed.Load()),
-		P50: p.lat.at(0.5), P99: p.lat.at(0.99), P999: p.lat.at(0.999), PeakMiB: x.Peak / (1 << 20)}
+		P50: p.lat.at(0.5), P99: p.lat.at(0.99), P999: p.lat.at(0.999), PeakMiB: x.Peak / (1 << 20),
+		Waits: before.until(after)}
 	if gib > 0 {
 		s.CPUBrokers, s.CPUProxies = (b.CPU-brokers.CPU)/gib, (x.CPU-proxies.CPU)/gib
 		s.Written = (b.Written - brokers.Written + x.Written - proxies.Written) / gib / (1 << 30)

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -54,8 +55,26 @@ func (r *benchReport) tables() string {
 		} {
 			fmt.Fprintf(&w, "| %s | %s |\n", what.name, figures(r.medians(by, what.of), "%.2f", "a", "b", "c", "d"))
 		}
+		r.whereItWaits(&w, by)
 	}
 	return w.String()
+}
+
+// whereItWaits adds to the latencies what the processes waited for.
+func (r *benchReport) whereItWaits(w *strings.Builder, by map[string][]sample) {
+	of := map[string]func(sample) float64{
+		"cores busy, whole machine":                func(s sample) float64 { return s.Waits.BusyCores },
+		"share of time, a task has no core":        func(s sample) float64 { return s.Waits.CPUPressure },
+		"share of time, a task waits for the disk": func(s sample) float64 { return s.Waits.IOPressure },
+		"tasks of the contestant without a core":   func(s sample) float64 { return s.Waits.Runqueue },
+	}
+	for _, stage := range stageNames {
+		of["p50 of "+stage] = func(s sample) float64 { return s.Waits.P50[stage] }
+		of["p99 of "+stage] = func(s sample) float64 { return s.Waits.P99[stage] }
+	}
+	for _, name := range slices.Sorted(maps.Keys(of)) {
+		fmt.Fprintf(w, "| %s | %s |\n", name, figures(r.medians(by, of[name]), "%.2f", "a", "b", "c", "d"))
+	}
 }
 
 // costs are of the main row.

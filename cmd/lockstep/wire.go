@@ -101,8 +101,12 @@ func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 	if err != nil {
 		return nil, err
 	}
+	ofRaft, err := raftMetrics()
+	if err != nil {
+		return nil, err
+	}
 	n.admin = admin.New(admin.Config{Listen: cfg.Admin.Listen, Token: token, Insecure: cfg.Admin.Insecure, Self: cfg.Node.ID, Version: version, Logger: log.Named("admin"),
-		Metrics: append(n.cluster.Metrics(), n.proxy, n.node.Metrics())},
+		Metrics: append(n.cluster.Metrics(), n.proxy, n.node.Metrics(), ofRaft)},
 		n.cluster, n.node, n.broker)
 	return n, nil
 }
