@@ -101,6 +101,19 @@ func (l *link) tryStream(n int) (passed bool, head []byte, err error) {
 	if correlationOf(head) != c.corr {
 		return false, head, nil // found out when all has come
 	}
+	// From here to its end the deadline is the stream's: a request sent
+	// meanwhile must not cut it short by its own.
+	l.mu.Lock()
+	l.passing = true
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		l.passing = false
+		if passed {
+			l.armLocked()
+		}
+		l.mu.Unlock()
+	}()
 	rest := &stream{src: l.nc, size: int64(n - len(head)), timeout: l.limits.UpstreamTimeout, done: make(chan struct{})}
 	taken := false
 	l.guard("upstream", func() { taken = c.offer(head, n, rest) })
@@ -114,9 +127,6 @@ func (l *link) tryStream(n int) (passed bool, head []byte, err error) {
 	if rest.err != nil {
 		return false, nil, fmt.Errorf("%w: %w", errUpstreamLost, rest.err)
 	}
-	l.mu.Lock()
-	l.armLocked()
-	l.mu.Unlock()
 	return true, nil, nil
 }
 

@@ -166,6 +166,43 @@ func TestFetchCutOffWhilePassedOn(t *testing.T) {
 	eventually(t, "the connection to be forgotten", func() bool { return len(f.srv.snapshot()) == 1 })
 }
 
+// TestRequestWhilePassedOn: an answer that is passed on keeps its own time when
+// the client asks for more meanwhile.
+func TestRequestWhilePassedOn(t *testing.T) {
+	f, b := newHandFixture(t, func(c *Config) { c.Limits.UpstreamTimeout = 100 * time.Millisecond })
+	c := f.dial()
+	req := fetchOf(0, fetchPart{name: "orders"})
+	req.SetVersion(12)
+	first := c.send(req)
+	up := b.next()
+	frame, _ := fetchAnswer(12, b.asked(up), 1<<20)
+	half := len(frame) / 2
+	if _, err := up.Write(frame[:half]); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(frame))
+	if _, err := io.ReadFull(c.nc, got[:half]); err != nil {
+		t.Fatal(err)
+	}
+	second := c.send(req)
+	two := b.asked(up)
+	<-time.After(3 * 100 * time.Millisecond) // longer than the second may take, less than a piece of the first
+	if _, err := up.Write(frame[half:]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c.nc, got[half:]); err != nil {
+		t.Fatalf("the second half, of request %d: %v", first, err)
+	}
+	small, want := fetchAnswer(12, two, 10)
+	if _, err := up.Write(small); err != nil {
+		t.Fatal(err)
+	}
+	resp := receive[*kmsg.FetchResponse](c, second, req)
+	if !bytes.Equal(resp.Topics[0].Partitions[0].RecordBatches, want.Topics[0].Partitions[0].RecordBatches) {
+		t.Error("the second answer is another")
+	}
+}
+
 // TestClientGoneWhilePassedOn: the broker's connection ends with the client's.
 func TestClientGoneWhilePassedOn(t *testing.T) {
 	f, b := newHandFixture(t)

@@ -217,6 +217,7 @@ type link struct {
 	pending []*call
 	next    int32
 	dead    bool
+	passing bool // an answer is passed on: the read deadline is its writer's
 }
 
 func (l *link) isDead() bool {
@@ -272,8 +273,12 @@ func (l *link) send(c *call) error {
 	return nil
 }
 
-// armLocked gives the oldest call its time. l.mu is held.
+// armLocked gives the oldest call its time, or leaves it to the answer that is
+// passed on before. l.mu is held.
 func (l *link) armLocked() {
+	if l.passing {
+		return
+	}
 	var t time.Time
 	if len(l.pending) > 0 {
 		t = time.Now().Add(l.pending[0].timeout)
