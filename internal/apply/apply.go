@@ -104,6 +104,9 @@ var (
 	// ErrCut is returned when the batch that was waited for was cut out of the
 	// log, because no broker took it or what was before it.
 	ErrCut = errors.New("batch was cut out of the log")
+	// ErrSkipped is returned when a leader's snapshot took the place of entries
+	// in which the batch may have been cut: what became of it is not known here.
+	ErrSkipped = errors.New("what became of the batch is not known on this node, which goes on from a leader's snapshot")
 )
 
 // CutError is the ErrCut that waiters get. What begins at Offset is the batch that
@@ -305,7 +308,8 @@ func (a *Applier) WhenVisible(tp fsm.TP, end int64, fn func(error)) {
 
 // WhenBatchVisible is WhenVisible for the batch that ends at end and whose command
 // stands at a place of the group's log: fn gets a CutError if it was cut out of
-// the log, also if another batch was committed at its offsets since.
+// the log, also if another batch was committed at its offsets since, and
+// ErrSkipped if this node did not read the entries that would say so.
 func (a *Applier) WhenBatchVisible(tp fsm.TP, end int64, at fsm.Place, fn func(error)) {
 	a.await(tp, waiter{end, at, fn})
 }

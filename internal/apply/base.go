@@ -112,6 +112,7 @@ func (f *feeder) adopt() error {
 	for tp, part := range tail.Partitions {
 		if l := f.lanes[tp]; l != nil {
 			l.raiseStart(part.LogStart)
+			f.skip(l, index)
 			l.interrupt(errAgain)
 			continue
 		}
@@ -120,7 +121,11 @@ func (f *feeder) adopt() error {
 			f.unlock()
 			return fmt.Errorf("the base of group %d has partition %s of a topic that it does not have", f.id, tp)
 		}
-		f.addLane(newLane(f, tp, o, index, part))
+		l := newLane(f, tp, o, index, part)
+		if !first {
+			f.skip(l, index)
+		}
+		f.addLane(l)
 	}
 	if tail.Catalog != nil {
 		f.a.topics.sweep(tail.Catalog.Over)
@@ -131,6 +136,17 @@ func (f *feeder) adopt() error {
 	f.dealt.Set(index)
 	f.a.flusher.nudge()
 	return nil
+}
+
+// skip tells a lane that entries are not read here, and those who wait for
+// batches of them that nobody here knows what became of these. f.mu is held.
+func (f *feeder) skip(l *lane, index uint64) {
+	waiters := l.skip(index)
+	f.due = append(f.due, func() {
+		for _, w := range waiters {
+			w.fn(ErrSkipped)
+		}
+	})
 }
 
 // closeMissing closes what a newer state does not have any more. f.mu is held.

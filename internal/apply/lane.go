@@ -40,6 +40,10 @@ type waiter struct {
 // c in the log is at its offsets by right.
 func (w *waiter) cutBy(c cut) bool { return w.end > c.Offset && w.at.Before(c.place()) }
 
+// unknownTo says whether the batch that is waited for may have been cut out of
+// the log in an entry, up to skipped, that this node never read.
+func (w *waiter) unknownTo(skipped uint64) bool { return w.at.Index > 0 && w.at.Index <= skipped }
+
 // lane takes one partition's batches to the broker. Its goroutine runs the
 // pipe; the feeder pushes; anybody may ask.
 type lane struct {
@@ -83,6 +87,7 @@ type service struct {
 	reason  string
 	since   time.Time
 	waiters []waiter
+	skipped uint64                  // a leader's snapshot took the place of the entries up to it, 0: none did
 	refused *Refusal                // the batch that the broker will not take, nil if there is none
 	pledges map[int32]time.Time     // by node: until then the refused batch is not tried again
 	doom    string                  // why somebody else wants it quarantined, empty if nobody does
@@ -219,6 +224,8 @@ func (l *lane) whenVisible(w waiter) {
 		err = ErrClosed
 	case l.state == StateQuarantined || l.state == StateRebuilding:
 		err = ErrQuarantined
+	case w.unknownTo(l.skipped):
+		err = ErrSkipped
 	case w.at != (fsm.Place{}) && slices.ContainsFunc(l.cuts, w.cutBy):
 		// Another batch may stand at its offsets by now.
 		err = &CutError{Offset: l.cuts[slices.IndexFunc(l.cuts, w.cutBy)].Offset}
@@ -229,6 +236,16 @@ func (l *lane) whenVisible(w waiter) {
 	}
 	l.mu.Unlock()
 	w.fn(err)
+}
+
+// skip notes that the entries up to index are not read here, and takes out the
+// waiters whose batches may have been cut in them: what is at their offsets
+// when the lane goes on may be others' records.
+func (l *lane) skip(index uint64) []waiter {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.skipped = index
+	return l.takeWaiters(func(w waiter) bool { return w.unknownTo(index) })
 }
 
 func (l *lane) ready(required int64) bool {
