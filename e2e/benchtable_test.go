@@ -63,6 +63,8 @@ func (r *benchReport) tables() string {
 // whereItWaits adds to the latencies what the processes waited for.
 func (r *benchReport) whereItWaits(w *strings.Builder, by map[string][]sample) {
 	of := map[string]func(sample) float64{
+		"cores used by its brokers":                func(s sample) float64 { return s.Waits.Brokers },
+		"cores used by its proxies":                func(s sample) float64 { return s.Waits.Proxies },
 		"cores busy, whole machine":                func(s sample) float64 { return s.Waits.BusyCores },
 		"share of time, a task has no core":        func(s sample) float64 { return s.Waits.CPUPressure },
 		"share of time, a task waits for the disk": func(s sample) float64 { return s.Waits.IOPressure },

@@ -18,6 +18,8 @@ import (
 // waited, and for Lockstep how long a Produce was in which stage.
 type waits struct {
 	BusyCores   float64            // of the whole machine
+	Brokers     float64            // cores that the contestant's brokers use
+	Proxies     float64            // and its proxies
 	CPUPressure float64            // share of the time in which a task of the machine waited for a core
 	IOPressure  float64            // the same for the disk
 	Runqueue    float64            // seconds per second that all tasks of the contestant waited for a core
@@ -33,11 +35,14 @@ type probe struct {
 	busy     float64 // seconds of all cores
 	cpu, io  float64 // seconds in which some task waited
 	runqueue float64
+	brokers  float64 // seconds of cores
+	proxies  float64
 	stages   map[string]map[float64]float64 // cumulative counts by upper bound
 }
 
 func (k *contestant) probe() probe {
-	p := probe{at: time.Now(), busy: busySeconds(), cpu: pressure("cpu"), io: pressure("io"), stages: map[string]map[float64]float64{}}
+	p := probe{at: time.Now(), busy: busySeconds(), cpu: pressure("cpu"), io: pressure("io"), stages: map[string]map[float64]float64{},
+		brokers: used(k.brokers).CPU, proxies: used(k.proxies).CPU}
 	for _, proc := range append(slices.Clone(k.brokers), k.proxies...) {
 		p.runqueue += runqueueSeconds(proc.pid)
 	}
@@ -52,7 +57,7 @@ func (k *contestant) probe() probe {
 func (p probe) until(q probe) waits {
 	span := q.at.Sub(p.at).Seconds()
 	w := waits{BusyCores: (q.busy - p.busy) / span, CPUPressure: (q.cpu - p.cpu) / span, IOPressure: (q.io - p.io) / span,
-		Runqueue: (q.runqueue - p.runqueue) / span, P50: map[string]float64{}, P99: map[string]float64{}}
+		Brokers: (q.brokers - p.brokers) / span, Proxies: (q.proxies - p.proxies) / span, Runqueue: (q.runqueue - p.runqueue) / span, P50: map[string]float64{}, P99: map[string]float64{}}
 	for name, after := range q.stages {
 		counts := map[float64]float64{}
 		for bound, n := range after {
