@@ -71,7 +71,7 @@ mutants: ## would the checker notice? mistakes built in on purpose, RUNS times e
 bench: ## beside plain and clustered Kafka: make bench ROUNDS=5 ROWS=regexp ONLY=abcd MATRIX=1
 	BENCH_ROUNDS='$(ROUNDS)' BENCH_ROWS='$(ROWS)' BENCH_ONLY='$(ONLY)' BENCH_MATRIX='$(MATRIX)' \
 	  BENCH_OUT='$(CURDIR)/docs/bench' BENCH_TABLE='$(if $(ROUNDS)$(ROWS)$(ONLY)$(MATRIX),,$(CURDIR)/docs/performance.md)' \
-	  $(GO) test -tags e2e -count=1 -v -timeout 6h -run '^TestBench(Ceiling)?$$' ./e2e
+	  $(GO) test -tags e2e -count=1 -v -timeout 6h -run '^TestBench(Ceiling|Floor)?$$' ./e2e
 
 compat: ## every client and feature; a full run writes docs/compat.md: make compat QUICK=1 ONLY=kcat
 	COMPAT_QUICK='$(QUICK)' COMPAT_ONLY='$(ONLY)' COMPAT_TABLE='$(CURDIR)/docs/compat.md' \

@@ -83,6 +83,8 @@ var (
 	sabotaged = program{variable: "LOCKSTEP_TEST_BIN", tags: "failpoints,mutants,poison"}
 	// bareRaftProgram is a node of hashicorp/raft alone.
 	bareRaftProgram = program{variable: "BARERAFT_BIN", command: "bareraft"}
+	// byteFloorProgram moves bytes as three proxies must, and does nothing else.
+	byteFloorProgram = program{variable: "BYTEFLOOR_BIN", command: "bytefloor"}
 )
 
 // lockstepBinary returns the binary under test; the first call builds it.
@@ -125,7 +127,7 @@ func (p *program) build() (err error) {
 }
 
 func removeBuilt() {
-	for _, p := range []*program{&built, &sabotaged, &bareRaftProgram} {
+	for _, p := range []*program{&built, &sabotaged, &bareRaftProgram, &byteFloorProgram} {
 		if p.dir != "" {
 			_ = os.RemoveAll(p.dir)
 		}
