@@ -37,6 +37,7 @@ func TestRollingUpgrade(t *testing.T) {
 	f := &failover{c: c, w: w, topic: topic, partitions: partitions}
 	var gaps []time.Duration
 	for i, n := range c.nodes {
+		f.inService(ctx, t)
 		from := time.Now()
 		n.stopProxy(t)
 		n.bin = lockstepBinary(t)

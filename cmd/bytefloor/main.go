@@ -80,7 +80,7 @@ func pair() (there *net.TCPConn, here net.Conn, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	defer ln.Close()
+	defer func() { err = errors.Join(err, ln.Close()) }()
 	if there, err = net.DialTCP("tcp", nil, ln.Addr().(*net.TCPAddr)); err != nil {
 		return nil, nil, err
 	}
