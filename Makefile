@@ -33,7 +33,7 @@ RUNS     ?= 20
 ROUNDS   ?=
 ROWS     ?=
 MATRIX   ?=
-LONG     := ^(TestChaos|TestMutants|TestKillAtEveryFailpoint|TestCompat|TestBench|TestBenchCeiling|TestScale)$$
+LONG     := ^(TestChaos|TestMutants|TestKillAtEveryFailpoint|TestCompat|TestBench|TestBenchCeiling|TestBenchFloor|TestScale)$$
 
 # compat: QUICK=1 runs the most important features; ONLY is a regular expression
 # on "client/feature".

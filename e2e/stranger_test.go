@@ -11,11 +11,13 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"math/big"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -146,7 +148,7 @@ func (s *stranger) knock(t *testing.T, addr string, kind byte, group uint32, for
 		_ = half.CloseWrite() // the refusal waits for it
 	}
 	said, err := io.ReadAll(io.LimitReader(to, 1<<20))
-	if ne, ok := err.(net.Error); ok && ne.Timeout() {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("%s kept the connection of a stranger", addr)
 	}
 	if len(said) > 5 && string(said[:4]) == "\xf1LKS" && said[5] == 0 {
@@ -203,7 +205,7 @@ func noise(t *testing.T, addr string) {
 	}
 	_, _ = conn.Write(b) // it may be closed before all is written
 	if _, err := io.Copy(io.Discard, conn); err != nil {
-		if ne, ok := err.(net.Error); ok && ne.Timeout() {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%s kept the connection of one that sends noise", addr)
 		}
 	}
