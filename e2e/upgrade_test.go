@@ -14,16 +14,26 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// upgradeFrom is the build that TestRollingUpgrade begins with.
+// upgradeFrom is the oldest build that TestRollingUpgrade begins with.
 const upgradeFrom = "bbc3fa37679d53ae15d950eb36adbf4be3747761"
 
-// TestRollingUpgrade begins with three nodes of an older build (UPGRADE_FROM, a
-// commit) and puts this one in their place, one after the other, by planned
-// stops and under load. In between, when builds are mixed, the leader of a
-// partition is killed, broker and proxy. Nothing is lost, repeated or refused
-// for good.
+// TestRollingUpgrade begins with three nodes of an older build (upgradeFrom and
+// the commit before this one, or UPGRADE_FROM) and puts this one in their place,
+// one after the other, by planned stops and under load. In between, when builds
+// are mixed, the leader of a partition is killed, broker and proxy. Nothing is
+// lost, repeated or refused for good.
 func TestRollingUpgrade(t *testing.T) {
-	old := olderBinary(t, envOr("UPGRADE_FROM", upgradeFrom))
+	from := []string{upgradeFrom, "HEAD~1"}
+	if commit := os.Getenv("UPGRADE_FROM"); commit != "" {
+		from = []string{commit}
+	}
+	for _, commit := range from {
+		t.Run(commit, func(t *testing.T) { rollingUpgrade(t, commit) })
+	}
+}
+
+func rollingUpgrade(t *testing.T, commit string) {
+	old := olderBinary(t, commit)
 	c := newClusterWith(t, clusterOpts{program: old})
 	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
 	defer cancel()
