@@ -309,6 +309,7 @@ func (p *pipe) flow(ctx context.Context, at *attachment) error {
 // another attach, which hides them.
 func (p *pipe) settle() error {
 	l := p.l
+	missing := l.f.log.Missing()
 	l.mu.Lock()
 	l.settled = true
 	state, reason := StateReady, ""
@@ -322,8 +323,14 @@ func (p *pipe) settle() error {
 	if done {
 		l.need, l.hitch = 0, ""
 	}
+	note := state == StateReady && missing > l.whole && l.begun >= missing
 	l.unblock()
 	l.mu.Unlock()
+	if note {
+		if err := l.noteWhole(missing); err != nil {
+			return err
+		}
+	}
 	if done {
 		l.f.a.log.Info("copied what the broker lacked", "topic", l.name, "partition", l.tp.Partition, "group", l.f.id)
 	}

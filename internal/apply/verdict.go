@@ -12,10 +12,11 @@ import (
 // keeper remembers which partitions are quarantined, through a restart. Its
 // methods may be called from any goroutine.
 type keeper interface {
-	// quarantined says why a partition is.
-	quarantined(tp fsm.TP) (reason string, ok bool)
-	// quarantine is called before a partition's lane says that it is.
-	quarantine(tp fsm.TP, reason string)
+	// quarantined says why a partition is, and from which entry on.
+	quarantined(tp fsm.TP) (reason string, from uint64, ok bool)
+	// quarantine is called before a partition's lane says that it is. The broker
+	// gets nothing of the entries after from.
+	quarantine(tp fsm.TP, reason string, from uint64)
 }
 
 // quarantine takes the partition out of service: somebody found that the
@@ -88,10 +89,13 @@ func (l *lane) endService(err error) error {
 // is readmitted.
 func (p *pipe) rest(reason string) bool {
 	l := p.l
-	kept := false
+	kept, from := false, l.f.dealtOut()
 	if k := l.f.a.keeper; k != nil {
-		if _, kept = k.quarantined(l.tp); !kept {
-			k.quarantine(l.tp, reason)
+		var since uint64
+		if _, since, kept = k.quarantined(l.tp); kept {
+			from = since
+		} else {
+			k.quarantine(l.tp, reason, from)
 		}
 	}
 	if !kept {
@@ -106,7 +110,7 @@ func (p *pipe) rest(reason string) bool {
 	}
 	l.give(StateQuarantined, reason, ErrQuarantined)
 	l.mu.Lock()
-	l.doom = ""
+	l.doom, l.restsFrom = "", from
 	l.mu.Unlock()
 	select {
 	case <-l.back:

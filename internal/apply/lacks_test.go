@@ -1,0 +1,213 @@
+package apply
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"lockstep/fsm"
+)
+
+// behind commits a batch that the other nodes' brokers refuse, and more, on a node
+// that then gets the state behind it from the leader, and never the batch.
+func (w *world) behind(p *twin, tp fsm.TP) Refusal {
+	w.t.Helper()
+	part := w.heads[w.groups[tp]].Partitions[tp]
+	r := Refusal{Group: w.groups[tp], TP: tp, Index: w.heads[w.groups[tp]].Index + 1, Offset: part.NextOffset, Hash: part.Hash, Sequence: part.Sequence}
+	p.mu.Lock()
+	p.ends[tp] = r.Offset
+	p.mu.Unlock()
+	for range 3 {
+		w.commitSilently(w.groups[tp], w.appendCmd(tp, 2, 20))
+	}
+	w.logs[w.groups[tp]].install(w.heads[w.groups[tp]])
+	return r
+}
+
+func (w *world) stands(b Batch, want string) {
+	w.t.Helper()
+	w.await("it says "+want, func() bool { return w.applier.Stands(b, 0) == want })
+}
+
+// everywhere lets the peer's broker have whatever is committed.
+func (p *twin) everywhere(tp fsm.TP) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.ends, tp)
+}
+
+// A node that a leader's snapshot carries past a batch that the others' brokers
+// refuse can never get it. It says that it lacks it, keeps it back, and goes on
+// from the cut.
+func TestLackOfARefusedBatch(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ wiped, down, restarted bool }{
+		"at once":                  {},
+		"its broker lacks more":    {wiped: true},
+		"down when it is cut":      {down: true},
+		"down, and lacks more":     {down: true, wiped: true},
+		"restarted before the cut": {restarted: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w, p := newCopyingWorld(t)
+			w.open(1, 1, "a", 0)
+			w.send(tpA, 5)
+			w.settled()
+			if c.wiped {
+				w.stop()
+				w.broker.stop()
+				w.broker.wipe()
+				w.broker.start()
+				w.start()
+			}
+			r := w.behind(p, tpA)
+			if c.restarted {
+				w.restart()
+			}
+			w.stands(r.Batch(), StandsLacks)
+			if s := w.applier.Stands(r.Batch(), 2); s != StandsLacks {
+				t.Fatalf("asked for a pledge it says %s", s)
+			}
+			p.everywhere(tpA) // as if another broker took it now
+			w.await("it keeps the batch back", func() bool {
+				tr := w.applier.Status(1).Troubled
+				return len(tr) == 1 && strings.Contains(tr[0].Reason, errPledged.Error())
+			})
+			if s := w.applier.Stands(r.Batch(), 0); s != StandsLacks {
+				t.Errorf("pledged it says %s", s)
+			}
+			if c.down {
+				w.stop()
+			}
+			w.cutAt(r)
+			w.send(tpA, 2)
+			if c.down {
+				w.start()
+			}
+			w.settled()
+			w.send(tpA, 4)
+			w.settled()
+			w.restart()
+			w.settled()
+			w.paths(map[Path]uint64{PathQuarantine: 0})
+		})
+	}
+}
+
+// A pledge that was given back lets the copy go on.
+func TestPledgeOfALackIsGivenBack(t *testing.T) {
+	t.Parallel()
+	w, p := newCopyingWorld(t)
+	w.open(1, 1, "a", 0)
+	w.send(tpA, 5)
+	w.settled()
+	r := w.behind(p, tpA)
+	w.stands(r.Batch(), StandsLacks)
+	w.applier.Stands(r.Batch(), 2)
+	w.applier.Stands(r.Batch(), 3)
+	w.applier.Unpledge(tpA, 2)
+	if s := w.applier.Stands(Batch{TP: tpA, Offset: r.Offset, Index: r.Index - 1}, 0); s != StandsUnknown {
+		t.Errorf("of an entry that it had it says %s", s)
+	}
+	if s := w.applier.Stands(Batch{TP: tpA, Offset: r.Offset}, 0); s != StandsUnknown {
+		t.Errorf("of an entry without a name it says %s", s)
+	}
+	p.everywhere(tpA)
+	w.applier.Unpledge(tpA, 3)
+	w.settled()
+	if s := w.applier.Stands(r.Batch(), 0); s != StandsHeld {
+		t.Errorf("holding it, it says %s", s)
+	}
+	// What came with a copy was here, whatever becomes of it.
+	w.stop()
+	w.broker.stop()
+	w.broker.wipe()
+	w.broker.start()
+	p.mu.Lock()
+	p.ends[tpA] = r.Offset
+	p.mu.Unlock()
+	l := w.logs[1]
+	l.mu.Lock()
+	l.base, l.first = w.heads[1].Encode(), w.heads[1].Index+1
+	l.mu.Unlock()
+	w.start()
+	w.await("its copy has come as far as it can", func() bool {
+		tr := w.applier.Status(1).Troubled
+		return len(tr) == 1 && strings.Contains(tr[0].Reason, "its log ends at")
+	})
+	if s := w.applier.Stands(r.Batch(), 0); s != StandsUnknown {
+		t.Errorf("of what it once had it says %s", s)
+	}
+}
+
+// What was committed after a copy was taken out of service never came to it. It
+// stays away for as long as that is pledged.
+func TestQuarantinedCopyLacksWhatCameLater(t *testing.T) {
+	t.Parallel()
+	for _, restarted := range []bool{false, true} {
+		w := newWorld(t, 1, nil)
+		w.open(1, 1, "a", 0)
+		w.send(tpA, 3)
+		w.settled()
+		before := Batch{TP: tpA, Offset: w.end(tpA) - 1, Index: w.heads[1].Index}
+		w.applier.lane(tpA).quarantine("divergent: for the test")
+		w.quarantined(tpA)
+		part := w.heads[1].Partitions[tpA]
+		r := Refusal{TP: tpA, Index: w.heads[1].Index + 1, Offset: part.NextOffset, Hash: part.Hash, Sequence: part.Sequence}
+		w.send(tpA, 2)
+		w.dealt(1)
+		if restarted {
+			w.restart()
+			w.quarantined(tpA)
+			w.dealt(1)
+		}
+		w.stands(r.Batch(), StandsLacks)
+		if s := w.applier.Stands(before, 0); s != StandsUnknown {
+			t.Errorf("of what it may have had it says %s", s)
+		}
+		if s := w.applier.Stands(r.Batch(), 2); s != StandsLacks {
+			t.Fatalf("asked for a pledge it says %s", s)
+		}
+		if err := w.applier.Release(tpA); err != nil {
+			t.Fatal(err)
+		}
+		w.await("it keeps away", func() bool {
+			tr := w.applier.Status(1).Troubled
+			return len(tr) == 1 && strings.Contains(tr[0].Reason, errPledged.Error())
+		})
+		w.cutAt(r)
+		w.send(tpA, 1)
+		w.settled()
+	}
+}
+
+// A lane may begin at a leader's snapshot that the feeder has not come to. Who
+// waits for a batch that may be cut in what it stands for is not told that it is
+// there.
+func TestLaneIsAtTheSnapshotFirst(t *testing.T) {
+	t.Parallel()
+	w, _ := newCopyingWorld(t)
+	w.open(1, 1, "a", 0)
+	w.send(tpA, 3)
+	w.settled()
+	p := w.heads[1].Partitions[tpA]
+	r := Refusal{TP: tpA, Index: w.heads[1].Index + 1, Offset: p.NextOffset, Hash: p.Hash, Sequence: p.Sequence}
+	got := make(chan error, 1)
+	w.commitSilently(1, w.appendCmd(tpA, 1, 20))
+	w.applier.WhenBatchVisible(tpA, r.Offset+1, fsm.Place{Index: r.Index}, func(err error) { got <- err })
+	w.commitSilently(1, fsm.Control(fsm.KindCut, fsm.Cut{TP: tpA, Index: r.Index, Offset: r.Offset, Hash: r.Hash, Sequence: r.Sequence}))
+	w.commitSilently(1, w.appendCmd(tpA, 2, 30))
+	l := w.logs[1]
+	l.mu.Lock()
+	l.base, l.tail, l.first = w.heads[1].Encode(), w.heads[1].Index, uint64(len(l.entries))+1
+	l.mu.Unlock()
+	w.applier.feeders[1].forgetBase()
+	w.applier.lane(tpA).interrupt(errAgain)
+	if err := <-got; !errors.Is(err, ErrSkipped) {
+		t.Errorf("who waits for what was cut got %v", err)
+	}
+	l.rebased.Set(l.rebased.Get() + 1)
+	l.applied.Set(w.heads[1].Index)
+	w.settled()
+}
