@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"lockstep/fsm"
 )
 
@@ -209,5 +211,62 @@ func TestLaneIsAtTheSnapshotFirst(t *testing.T) {
 	}
 	l.rebased.Set(l.rebased.Get() + 1)
 	l.applied.Set(w.heads[1].Index)
+	w.settled()
+}
+
+// A base may hold what was cut out of the log since. A broker that has what came to
+// stand there instead, up to the very offset where the base ends, is right.
+func TestBaseHoldsWhatWasCut(t *testing.T) {
+	t.Parallel()
+	w, _ := newCopyingWorld(t)
+	w.open(1, 1, "a", 0)
+	r, cure := w.poison(tpA, 3)
+	base, index, end := w.heads[1].Encode(), w.heads[1].Index, w.end(tpA)
+	w.cutAt(r)
+	w.cured(tpA, cure)
+	w.commit(1, w.appendCmd(tpA, int32(end-r.Offset)-1, 40), w.appendCmd(tpA, 1, 41))
+	w.settled()
+	for range 2 { // the broker has it, or nothing
+		w.stop()
+		l := w.logs[1]
+		l.mu.Lock()
+		l.base, l.tail, l.first = base, index, index+1
+		l.mu.Unlock()
+		w.start()
+		w.settled()
+		w.paths(map[Path]uint64{PathQuarantine: 0})
+		w.stop()
+		w.broker.stop()
+		w.broker.wipe()
+		w.broker.start()
+		w.start()
+	}
+}
+
+// A lane that had the batch on its broker, and has lost it, does not let it be cut.
+func TestLostBatchIsNotLetGo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1, nil)
+	w.open(1, 1, "a", 0)
+	w.send(tpA, 2)
+	w.settled()
+	restore := w.broker.saved()
+	at := w.end(tpA)
+	index := w.heads[1].Index + 1
+	w.send(tpA, 2)
+	w.settled()
+	w.broker.stop()
+	restore()
+	w.broker.start()
+	h := w.refuse(tpA, kerr.InvalidRecord, -1)
+	r := w.refusedAt(tpA, at)
+	if r.Index != index {
+		t.Fatalf("refused: %+v", r)
+	}
+	if s := w.applier.Stands(r.Batch(), 0); s != StandsUnknown {
+		t.Errorf("of what it has lost it says %s", s)
+	}
+	h.Remove()
+	signal(w.applier.lane(tpA).stir)
 	w.settled()
 }

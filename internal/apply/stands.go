@@ -19,9 +19,10 @@ const (
 )
 
 // pledgeHolds is how long a lane keeps a refused batch back after it said that
-// its broker refuses it, and was asked to stay with that: longer than the cut
-// that follows takes to be committed.
-const pledgeHolds = 2 * time.Minute
+// its broker refuses it, and was asked to stay with that. The cut that follows may
+// be committed any time later, where the leader has lost its quorum meanwhile: so
+// longer than a client may wait that could still be answered (proxy.maxProduceWait).
+const pledgeHolds = 6 * time.Minute
 
 // errPledged keeps a lane from giving its broker what is about to be cut.
 var errPledged = errors.New("the batch is about to be cut out of the log")

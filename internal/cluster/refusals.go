@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -10,6 +11,8 @@ import (
 
 	"lockstep/fsm"
 	"lockstep/internal/apply"
+	"lockstep/internal/node"
+	"lockstep/proxy"
 	"lockstep/transport"
 )
 
@@ -108,6 +111,15 @@ func (rs *refusals) proposed(b apply.Batch) {
 	rs.cuts[b.TP] = b
 }
 
+// settled notes what became of it.
+func (rs *refusals) settled(b apply.Batch) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if rs.cuts[b.TP] == b {
+		delete(rs.cuts, b.TP)
+	}
+}
+
 // pending says whether a cut of that batch may be on its way.
 func (rs *refusals) pending(b apply.Batch) bool {
 	rs.mu.Lock()
@@ -142,16 +154,37 @@ func (c *Cluster) settleRefusal(ctx context.Context, r apply.Refusal) {
 		}
 		return
 	}
-	c.refusals.proposed(q.Batch)
-	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
-	defer cancel()
-	_, err := c.submit(ctx, r.Group, fsm.KindCut, fsm.Cut{TP: r.TP, Index: r.Index, Offset: r.Offset, Hash: r.Hash, Sequence: r.Sequence})
-	if err != nil {
+	if err := c.cutHere(ctx, g, &r); err != nil {
 		c.log.Warn("a batch that every broker refuses could not be cut out yet", "topic", r.Topic, "partition", r.TP.Partition, "offset", r.Offset, "error", err)
 		return
 	}
 	c.log.Warn("every broker refuses a committed batch: it is cut out of the log, and its producer is told so",
 		"topic", r.Topic, "partition", r.TP.Partition, "group", r.Group, "offset", r.Offset, "code", r.Code, "message", r.Message)
+}
+
+// cutHere proposes the cut on this node and no other: what was pledged holds for
+// a while only, and a proposal that is passed on may come late.
+func (c *Cluster) cutHere(ctx context.Context, g *node.Group, r *apply.Refusal) error {
+	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
+	defer cancel()
+	c.refusals.proposed(r.Batch())
+	cut := fsm.Control(fsm.KindCut, fsm.Cut{TP: r.TP, Index: r.Index, Offset: r.Offset, Hash: r.Hash, Sequence: r.Sequence})
+	done := make(chan error, 1)
+	g.Propose(cut, func(res fsm.Result, err error) {
+		if err == nil && res.Verdict == fsm.Rejected {
+			err = &proxy.KafkaError{Code: res.Code, Message: res.Message}
+		}
+		if !errors.Is(err, node.ErrUnknownOutcome) {
+			c.refusals.settled(r.Batch())
+		}
+		done <- err
+	})
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return errors.Join(node.ErrUnknownOutcome, context.Cause(ctx))
+	}
 }
 
 // without says whether a node's answer lets the batch be cut.
