@@ -178,8 +178,9 @@ type Applier struct {
 	quarantines *quarantines // the keeper; set by Open
 	scrubber    *scrubber    // nil if logs are not read through; set before Open
 
-	cuts    *cuts   // set by Open
-	wholes  *wholes // set by Open
+	cuts    *cuts       // set by Open
+	wholes  *wholes     // set by Open
+	turned  *turnedAway // set by Open
 	flusher *flusher
 	counts  counts
 
@@ -240,6 +241,9 @@ func (a *Applier) Open(logs map[uint32]Log) error {
 		return err
 	}
 	if a.wholes, err = newWholes(b); err != nil {
+		return err
+	}
+	if a.turned, err = newTurnedAway(b); err != nil {
 		return err
 	}
 	if a.quarantines, err = newQuarantines(b, a.log); err != nil {

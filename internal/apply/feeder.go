@@ -2,6 +2,7 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -228,8 +229,8 @@ func (f *feeder) removeLane(tp fsm.TP) {
 	delete(f.lanes, tp)
 	f.a.dropLane(tp)
 	f.a.flusher.nudge()
-	if f.a.wholes.of(tp) > 0 {
-		if err := f.a.wholes.note(tp, 0); err != nil {
+	if f.a.wholes.of(tp) > 0 || f.a.turned.of(tp) != nil {
+		if err := errors.Join(f.a.wholes.note(tp, 0), f.a.turned.forget(tp)); err != nil {
 			f.a.log.Error("cannot forget what is remembered of a partition that is closed: look at the disk of data_dir", "error", err)
 		}
 	}

@@ -270,3 +270,69 @@ func TestLostBatchIsNotLetGo(t *testing.T) {
 	signal(w.applier.lane(tpA).stir)
 	w.settled()
 }
+
+// A leader's snapshot carries a node past a batch that its own broker refused. It
+// still says so, also after a restart; once the broker took the batch, it does not.
+func TestRefusalOutlivesASnapshot(t *testing.T) {
+	t.Parallel()
+	w, p := newCopyingWorld(t)
+	w.open(1, 1, "a", 0)
+	r, cure := w.poison(tpA, 2)
+	gaps := func(edit func([][2]uint64) [][2]uint64) {
+		w.logs[1].mu.Lock()
+		defer w.logs[1].mu.Unlock()
+		w.logs[1].gaps = edit(w.logs[1].gaps)
+	}
+	p.mu.Lock()
+	p.ends[tpA] = r.Offset
+	p.mu.Unlock()
+	w.commitSilently(1, w.appendCmd(tpA, 1, 30))
+	w.logs[1].install(w.heads[1])
+	w.stands(r.Batch(), StandsRefused)
+	w.restart()
+	w.stands(r.Batch(), StandsLacks)
+	cure()
+	p.everywhere(tpA)
+	w.settled()
+	gaps(func([][2]uint64) [][2]uint64 { return nil })
+	w.stop()
+	w.broker.stop()
+	w.broker.wipe()
+	w.broker.start()
+	p.mu.Lock()
+	p.ends[tpA] = r.Offset
+	p.mu.Unlock()
+	l := w.logs[1]
+	l.mu.Lock()
+	l.base, l.first = w.heads[1].Encode(), w.heads[1].Index+1
+	l.mu.Unlock()
+	w.start()
+	w.await("its copy has come as far as it can", func() bool {
+		tr := w.applier.Status(1).Troubled
+		return len(tr) == 1 && strings.Contains(tr[0].Reason, "its log ends at")
+	})
+	if s := w.applier.Stands(r.Batch(), 0); s != StandsUnknown {
+		t.Errorf("of what it once took it says %s", s)
+	}
+}
+
+// A batch was refused and cut; the node reads of neither the cut nor of what came
+// instead, but gets the state behind them.
+func TestSnapshotFromBehindTheCut(t *testing.T) {
+	t.Parallel()
+	for _, more := range []int{0, 2} {
+		w, _ := newCopyingWorld(t)
+		w.open(1, 1, "a", 0)
+		r, cure := w.poison(tpA, 2)
+		if s := w.applier.Stands(r.Batch(), 2); s != StandsRefused && s != StandsUnknown {
+			t.Fatal(s)
+		}
+		w.commitSilently(1, fsm.Control(fsm.KindCut, fsm.Cut{TP: tpA, Index: r.Index, Offset: r.Offset, Hash: r.Hash, Sequence: r.Sequence}))
+		for range more {
+			w.commitSilently(1, w.appendCmd(tpA, 2, 30))
+		}
+		cure()
+		w.logs[1].install(w.heads[1])
+		w.settled()
+	}
+}

@@ -78,6 +78,7 @@ type place struct {
 	reach   int64  // where what the broker was ever to be given ends, of what was not cut since
 	whole   uint64 // the broker may have had all of entries up to it that this node's log never had
 	begun   uint64 // the lane's items begin behind this entry, or with a copy of what was there
+	turned  *Batch // that the broker refused last, and has not taken since; nil: none
 	need    int64  // everything below must be copied before anything is served
 	hitch   string // what hinders the copy, empty if nothing does
 	floor   item   // what stands before the lane's first item, and ends where that begins
@@ -124,8 +125,8 @@ func newLane(f *feeder, tp fsm.TP, o *fsm.Open, index uint64, part *fsm.Partitio
 	if k := f.a.keeper; k != nil {
 		l.doom, _, _ = k.quarantined(tp)
 	}
-	if w := f.a.wholes; w != nil {
-		l.whole = w.of(tp)
+	if w, t := f.a.wholes, f.a.turned; w != nil && t != nil {
+		l.whole, l.turned = w.of(tp), t.of(tp)
 	}
 	l.ctx, l.cancel = context.WithCancelCause(f.a.ctx)
 	return l
@@ -151,6 +152,7 @@ func signal(ch chan struct{}) {
 // the pipe; oldest is the entry of the first item that is still in it, 0 if
 // none.
 func (l *lane) advance(end int64, n int64, oldest uint64) {
+	l.tookIt(end)
 	l.mu.Lock()
 	l.release(n)
 	l.acked = max(l.acked, end)

@@ -99,10 +99,12 @@ func (a *Applier) Stands(b Batch, pledge int32) string {
 // lacks says whether the broker was never given a batch, nor anything behind it,
 // in the life of this process or before: the node never had the entry, whose place
 // a leader's snapshot took, and has not got it with a copy since. What was never
-// here was neither acknowledged nor read here. The broker must have been looked at,
-// and no copy have come so far. l.mu is held.
+// here was neither acknowledged nor read here. Nor was what the broker was given and
+// refused, and has not taken since. The broker must have been looked at, and no copy
+// have come so far. l.mu is held.
 func (l *lane) lacks(b Batch) bool {
-	return l.settled && l.need > b.Offset && l.reach <= b.Offset && b.Index > l.whole && l.f.log.Never(b.Index)
+	never := b.Index > l.whole && l.f.log.Never(b.Index) || l.turned != nil && *l.turned == b
+	return never && l.settled && l.need > b.Offset && l.reach <= b.Offset
 }
 
 // promise makes a pledge if one is asked for; it reports false if the lane is

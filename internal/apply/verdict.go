@@ -190,15 +190,19 @@ func (p *pipe) park(ref *refusal) {
 	}
 	clear(p.pending[1:])
 	p.pending = p.pending[:1]
-	first := l.refused == nil
+	first, turned := l.refused == nil, Batch{TP: l.tp, Offset: it.base, Index: it.index}
 	if first {
 		l.refused = &Refusal{Group: l.f.id, TP: l.tp, Topic: l.name, Index: it.index, Offset: it.base, Sequence: it.seq,
 			Hash: it.below, Code: ref.code, Message: ref.message, Since: time.Now()}
+		l.turned = &turned
 	}
 	l.empty()
 	l.release(l.bytes - it.size())
 	l.mu.Unlock()
 	if first {
+		if err := l.f.a.turned.note(turned); err != nil {
+			l.f.a.log.Error("cannot write down that a batch is refused: look at the disk of data_dir", "error", err)
+		}
 		l.f.a.bump()
 		l.f.a.log.Error("the broker refuses a committed batch for good: the partition is not served on this node until all brokers refused it and it is cut, or this one is rebuilt",
 			"topic", l.name, "partition", l.tp.Partition, "group", l.f.id, "offset", it.base, "code", ref.code, "message", ref.message)
