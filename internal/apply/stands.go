@@ -103,8 +103,8 @@ func (a *Applier) Stands(b Batch, pledge int32) string {
 // refused, and has not taken since. The broker must have been looked at, and no copy
 // have come so far. l.mu is held.
 func (l *lane) lacks(b Batch) bool {
-	never := b.Index > l.whole && l.f.log.Never(b.Index) || l.turned != nil && *l.turned == b
-	return never && l.settled && l.need > b.Offset && l.reach <= b.Offset
+	return l.settled && l.need > b.Offset && l.reach <= b.Offset &&
+		(b.Index > l.whole && l.f.log.Never(b.Index) || l.turned != nil && *l.turned == b)
 }
 
 // promise makes a pledge if one is asked for; it reports false if the lane is

@@ -232,7 +232,7 @@ func (c *Cluster) stands(asks int32, q standsQuery) string {
 		asks = 0
 	}
 	said := c.applier.Stands(q.Batch, asks)
-	if r := q.Refusal; r != nil && said == apply.StandsLacks && r.Batch() == q.Batch {
+	if r := q.Refusal; r != nil && r.Index != 0 && r.Batch() == q.Batch && said == apply.StandsLacks {
 		c.refusals.hear(*r)
 	}
 	return said
