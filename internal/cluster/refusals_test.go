@@ -93,3 +93,35 @@ func TestPledgesOutliveAnUnknownOutcome(t *testing.T) {
 		return lead.applier.released > 0
 	})
 }
+
+// A leader that took office when the batch stood in the log does not wait for its
+// offset once it is cut.
+func TestCutUnderALaterLeader(t *testing.T) {
+	t.Parallel()
+	r := running(t, nil)
+	tp, group, index := refused(t, r, nil)
+	b := apply.Batch{TP: tp, Index: index}
+	for _, m := range r.members {
+		m.applier.edit(func() { m.applier.ends = map[fsm.TP]int64{tp: 0} })
+	}
+	next := r.leaderOf(group).id%3 + 1
+	if err := r.leaderOf(group).cluster.Transfer(r.ctx(), group, next); err != nil {
+		t.Fatal(err)
+	}
+	lead := r.members[next]
+	r.reports(lead, "office", func(Status) bool { return lead.node.Group(group).Leading.Get() != nil })
+	office := lead.node.Group(group).Leading.Get()
+	if office.Required[tp] != 1 {
+		t.Fatalf("the next leader begins at offset %d", office.Required[tp])
+	}
+	r.sees(lead, "no leader of the partition", func(s *snapshot) bool { return leads(s, "t", 0) <= 0 })
+	for _, m := range r.members {
+		m.says(group, b, apply.StandsRefused)
+	}
+	r.holds(lead, group, "the cut", func(g *fsm.Group) bool { return g.Partitions[tp].NextOffset == 0 })
+	lead.applier.edit(func() { lead.applier.refusals = nil })
+	r.sees(lead, "the leader of the partition", func(s *snapshot) bool { return leads(s, "t", 0) == next })
+	if lead.node.Group(group).Leading.Get() != office {
+		t.Error("it was elected once more meanwhile")
+	}
+}
