@@ -200,6 +200,7 @@ func (l *lane) cutFrom(c cut) (waiters []waiter, why *CutError) {
 	why = &CutError{Offset: offset}
 	l.cuts, _ = withCut(l.cuts, c)
 	l.unpledge(func(p *pledge) bool { return p.Index < c.Index })
+	l.lower(offset)
 	if l.state == StateQuarantined || l.state == StateRebuilding || l.state == StateClosed {
 		return nil, why
 	}
@@ -208,7 +209,6 @@ func (l *lane) cutFrom(c cut) (waiters []waiter, why *CutError) {
 		l.f.a.bump()
 	}
 	l.dropQueue(offset)
-	l.high, l.had, l.reach = min(l.high, offset), min(l.had, offset), min(l.reach, offset)
 	if l.need > offset { // nobody's broker has the rest
 		l.again = true
 	}
@@ -225,11 +225,18 @@ func (l *lane) cutFrom(c cut) (waiters []waiter, why *CutError) {
 	return l.takeWaiters(func(w waiter) bool { return w.cutBy(c) }), why
 }
 
+// lower forgets what the broker once had, or was given, from an offset on: that was
+// cut out of the log. l.mu is held.
+func (l *lane) lower(offset int64) {
+	l.high, l.had, l.reach = min(l.high, offset), min(l.had, offset), min(l.reach, offset)
+}
+
 // rebased says what state takes the place of entries that are not read here. A
 // batch that was refused before is cut by now if anything was cut.
 func (l *lane) rebased(now *fsm.Partition) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.lower(now.NextOffset) // what ends beyond was cut
 	l.unpledge(func(p *pledge) bool { return now.CutAfter(p.Index) })
 	if l.refused != nil && now.CutAfter(l.refused.Index) {
 		l.refused = nil

@@ -336,3 +336,28 @@ func TestSnapshotFromBehindTheCut(t *testing.T) {
 		w.settled()
 	}
 }
+
+// What was cut is not waited for: neither by a copy that was out of service when it
+// was cut, nor by one that reads nothing of the cut.
+func TestReadyBehindACut(t *testing.T) {
+	t.Parallel()
+	part := &fsm.Partition{NextOffset: 4}
+	for name, learn := range map[string]func(*lane){
+		"out of service": func(l *lane) {
+			l.state = StateQuarantined
+			l.cutFrom(cut{Index: 12, Offset: 4})
+			l.state = StateReady
+		},
+		"from a snapshot": func(l *lane) { l.rebased(part) },
+	} {
+		l := &lane{service: service{state: StateReady}}
+		l.acked, l.high, l.had, l.reach = 4, 9, 9, 9
+		if l.ready(0) {
+			t.Errorf("%s: ready without what it once had", name)
+		}
+		learn(l)
+		if !l.ready(0) {
+			t.Errorf("%s: not ready with all that there is", name)
+		}
+	}
+}
