@@ -289,6 +289,8 @@ func TestRefusalOutlivesASnapshot(t *testing.T) {
 	w.commitSilently(1, w.appendCmd(tpA, 1, 30))
 	w.logs[1].install(w.heads[1])
 	w.stands(r.Batch(), StandsRefused)
+	w.await("it pledges", func() bool { return w.applier.Stands(r.Batch(), 2) == StandsLacks })
+	w.applier.Unpledge(tpA, 2)
 	w.restart()
 	w.stands(r.Batch(), StandsLacks)
 	cure()

@@ -85,10 +85,7 @@ func (a *Applier) Stands(b Batch, pledge int32) string {
 		return StandsHeld
 	case l.had > b.Offset:
 		return StandsUnknown // the broker has lost what a client may have been told of
-	case l.refused != nil && b.is(l.refused):
-		if !l.promise(b, pledge, true) {
-			return StandsUnknown
-		}
+	case l.refused != nil && b.is(l.refused) && l.promise(b, pledge, true):
 		return StandsRefused
 	case l.lacks(b) && l.promise(b, pledge, false):
 		return StandsLacks

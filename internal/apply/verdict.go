@@ -198,6 +198,7 @@ func (p *pipe) park(ref *refusal) {
 	}
 	l.empty()
 	l.release(l.bytes - it.size())
+	l.reach = min(l.reach, it.base) // the broker has not got it, nor what followed
 	l.mu.Unlock()
 	if first {
 		if err := l.f.a.turned.note(turned); err != nil {
