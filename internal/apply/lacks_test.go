@@ -347,7 +347,9 @@ func TestReadyBehindACut(t *testing.T) {
 	for name, learn := range map[string]func(*lane){
 		"out of service": func(l *lane) {
 			l.state = StateQuarantined
-			l.cutFrom(cut{Index: 12, Offset: 4})
+			if waiters, _ := l.cutFrom(cut{Index: 12, Offset: 4}); len(waiters) > 0 {
+				t.Errorf("%d wait", len(waiters))
+			}
 			l.state = StateReady
 		},
 		"from a snapshot": func(l *lane) { l.rebased(part) },
