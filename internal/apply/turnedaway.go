@@ -93,15 +93,12 @@ func (t *turnedAway) forget(tp fsm.TP) error {
 // tookIt forgets the refusal of what the broker is found to hold below end. Only
 // the lane's goroutine calls it, before it says so to anybody.
 func (l *lane) tookIt(end int64) {
-	l.mu.Lock()
-	took := l.turned != nil && end > l.turned.Offset
-	if took {
-		l.turned = nil
-	}
-	l.mu.Unlock()
-	if !took {
+	if l.turned == nil || end <= l.turned.Offset { // only this goroutine writes it
 		return
 	}
+	l.mu.Lock()
+	l.turned = nil
+	l.mu.Unlock()
 	if err := l.f.a.turned.forget(l.tp); err != nil {
 		l.f.a.log.Error("what the broker once refused is still written down as never taken: look at the disk of data_dir", "error", err)
 	}

@@ -125,3 +125,28 @@ func TestCutUnderALaterLeader(t *testing.T) {
 		t.Error("it was elected once more meanwhile")
 	}
 }
+
+// A node that may have the batch and cannot say is waited for until an operator
+// takes it out.
+func TestRefusedWithANodeTakenOut(t *testing.T) {
+	t.Parallel()
+	r := running(t, nil)
+	tp, group, index := refused(t, r, nil)
+	lead := r.leaderOf(group)
+	out := lead.id%3 + 1
+	b := apply.Batch{TP: tp, Index: index}
+	for id, m := range r.members {
+		if id != out {
+			m.says(group, b, apply.StandsRefused)
+		}
+	}
+	if err := lead.cluster.RemoveNode(r.ctx(), out, false); err != nil {
+		t.Fatal(err)
+	}
+	r.holds(lead, group, "the cut", func(g *fsm.Group) bool { return g.Partitions[tp].NextOffset == 0 })
+	for _, s := range lead.node.Group(group).Servers() {
+		if s.Node == out {
+			t.Errorf("cut while node %d, which may hold the batch, is in the group", out)
+		}
+	}
+}
