@@ -289,7 +289,15 @@ func TestRefusalOutlivesASnapshot(t *testing.T) {
 	w.commitSilently(1, w.appendCmd(tpA, 1, 30))
 	w.logs[1].install(w.heads[1])
 	w.stands(r.Batch(), StandsRefused)
-	w.await("it pledges", func() bool { return w.applier.Stands(r.Batch(), 2) == StandsLacks })
+	l := w.applier.lane(tpA)
+	w.await("it copies", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.settled && l.need > r.Offset
+	})
+	if s := w.applier.Stands(r.Batch(), 2); s != StandsLacks {
+		t.Errorf("asked for a pledge while it copies it says %s", s)
+	}
 	w.applier.Unpledge(tpA, 2)
 	w.restart()
 	w.stands(r.Batch(), StandsLacks)
@@ -304,10 +312,10 @@ func TestRefusalOutlivesASnapshot(t *testing.T) {
 	p.mu.Lock()
 	p.ends[tpA] = r.Offset
 	p.mu.Unlock()
-	l := w.logs[1]
-	l.mu.Lock()
-	l.base, l.first = w.heads[1].Encode(), w.heads[1].Index+1
-	l.mu.Unlock()
+	log := w.logs[1]
+	log.mu.Lock()
+	log.base, log.first = w.heads[1].Encode(), w.heads[1].Index+1
+	log.mu.Unlock()
 	w.start()
 	w.await("its copy has come as far as it can", func() bool {
 		tr := w.applier.Status(1).Troubled
@@ -363,5 +371,43 @@ func TestReadyBehindACut(t *testing.T) {
 		if !l.ready(0) {
 			t.Errorf("%s: not ready with all that there is", name)
 		}
+	}
+}
+
+// A batch was refused, and cut while the node was down. The broker would take it by
+// now: it is not given it before the node has read on.
+func TestRefusedBatchIsNotTriedUnread(t *testing.T) {
+	t.Parallel()
+	for _, isCut := range []bool{true, false} {
+		w := newWorld(t, 1, nil)
+		w.open(1, 1, "a", 0, 1)
+		r, cure := w.poison(tpA, 2)
+		w.stop()
+		cure()
+		if isCut {
+			w.commitSilently(1, fsm.Control(fsm.KindCut, fsm.Cut{TP: tpA, Index: r.Index, Offset: r.Offset, Hash: r.Hash, Sequence: r.Sequence}))
+		}
+		w.start()
+		w.await("it is attached", func() bool {
+			l := w.applier.lane(tpA)
+			if l == nil {
+				return false
+			}
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return l.settled
+		})
+		for range 20 { // what was sent before them is there by then
+			if _, _, err := w.local.Reader.LogEnd(t.Context(), "a", 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, end, err := w.local.Reader.LogEnd(t.Context(), "a", 0); err != nil || end != r.Offset {
+			t.Errorf("the broker ends at offset %d, %v: it was given the batch at %d", end, err, r.Offset)
+		}
+		w.logs[1].applied.Set(w.heads[1].Index)
+		w.applier.Conclude(1, w.heads[1].Index)
+		w.settled()
+		w.paths(map[Path]uint64{PathQuarantine: 0})
 	}
 }

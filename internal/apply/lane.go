@@ -79,6 +79,7 @@ type place struct {
 	whole   uint64 // the broker may have had all of entries up to it that this node's log never had
 	begun   uint64 // the lane's items begin behind this entry, or with a copy of what was there
 	turned  *Batch // that the broker refused last, and has not taken since; nil: none
+	unsure  bool   // turned is from before this process: it may be cut by now; the goroutine's alone
 	need    int64  // everything below must be copied before anything is served
 	hitch   string // what hinders the copy, empty if nothing does
 	floor   item   // what stands before the lane's first item, and ends where that begins
@@ -127,6 +128,7 @@ func newLane(f *feeder, tp fsm.TP, o *fsm.Open, index uint64, part *fsm.Partitio
 	}
 	if w, t := f.a.wholes, f.a.turned; w != nil && t != nil {
 		l.whole, l.turned = w.of(tp), t.of(tp)
+		l.unsure = l.turned != nil
 	}
 	l.ctx, l.cancel = context.WithCancelCause(f.a.ctx)
 	return l

@@ -265,6 +265,9 @@ func (p *pipe) step(ctx context.Context, at *attachment) (marks <-chan struct{},
 		if err := p.settle(); err != nil {
 			return nil, err
 		}
+		if p.l.unsure {
+			_, marks = p.l.f.fresh.Changed()
+		}
 		p.send(at)
 	} else {
 		m, changed := p.l.f.fresh.Changed()
@@ -371,6 +374,9 @@ func (p *pipe) send(at *attachment) {
 			return
 		}
 		it := &p.pending[p.sent]
+		if l.mayBeCut(it) {
+			return
+		}
 		p.sent++
 		if at.results == nil { // most lanes have nothing to send
 			at.results = make(chan broker.Result, maxInFlight)

@@ -103,3 +103,16 @@ func (l *lane) tookIt(end int64) {
 		l.f.a.log.Error("what the broker once refused is still written down as never taken: look at the disk of data_dir", "error", err)
 	}
 }
+
+// mayBeCut says whether an item is what the broker refused before this process
+// began, and this node has not read on as far as a leader has since: the batch may
+// be cut there, and a broker that would take it by now must not be given it. Only
+// the lane's goroutine calls it.
+func (l *lane) mayBeCut(it *item) bool {
+	if !l.unsure || l.turned == nil || it.index != l.turned.Index || it.base != l.turned.Offset {
+		return false
+	}
+	m := l.f.fresh.Get()
+	l.unsure = m.n == 0 || l.f.dealt.Get() < m.index
+	return l.unsure
+}

@@ -437,6 +437,7 @@ func (w *world) quarantined(tp fsm.TP) string {
 func (w *world) refusedAt(tp fsm.TP, offset int64) (r Refusal) {
 	w.t.Helper()
 	w.await(tp.String()+" is refused", func() bool {
+		w.applier.Conclude(w.groups[tp], w.logs[w.groups[tp]].applied.Get())
 		for _, r = range w.applier.Refusals() {
 			if r.TP == tp {
 				return true
