@@ -194,7 +194,7 @@ func (p *pipe) park(ref *refusal) {
 	if first {
 		l.refused = &Refusal{Group: l.f.id, TP: l.tp, Topic: l.name, Index: it.index, Offset: it.base, Sequence: it.seq,
 			Hash: it.below, Code: ref.code, Message: ref.message, Since: time.Now()}
-		l.turned = &turned
+		l.turned, l.unsure = &turned, false
 	}
 	l.empty()
 	l.release(l.bytes - it.size())
