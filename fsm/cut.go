@@ -97,11 +97,22 @@ func (g *Group) cut(a *Cut) Result {
 	r := p.refuseCut(a, g.Index)
 	if r.Verdict != Rejected {
 		p.cut(a, g.Index)
-		r.BaseOffset, r.Sequence, r.Epoch = p.NextOffset, p.Sequence, p.Epoch
+		r.BaseOffset, r.Sequence, r.Epoch, r.Below = p.NextOffset, p.Sequence, p.Epoch, p.Hash
 	}
 	r.TP = a.TP
 	return r
 }
+
+// Left returns what a later cut leaves of the partition: the same log up to
+// offset, where hash is its hash. Nothing of p is shared or changed.
+func (p *Partition) Left(offset int64, hash uint64) *Partition {
+	c := p.clone()
+	c.cut(&Cut{Offset: offset, Hash: hash}, p.lastCut)
+	return c
+}
+
+// CutAfter says whether the log was cut in an entry after index.
+func (p *Partition) CutAfter(index uint64) bool { return p.lastCut > index }
 
 // refuseCut says why a cut has no effect. It was decided on a state that may
 // have gone on since.

@@ -41,7 +41,7 @@ type Result struct {
 	Sequence   int32           // Appended: applier sequence; KindCut: of the next batch
 	Epoch      int16           // as Sequence: applier epoch, the recovery number at the entry
 	CRC        uint32          // Appended: CRC as stamped with the applier's identity
-	Below      uint64          // Appended: Partition.Hash over everything below BaseOffset
+	Below      uint64          // Appended, and Done of KindCut: Partition.Hash over everything below BaseOffset
 
 	Open   *Open  // KindOpen, KindOpenAdopted; KindConfig: the topic's with its new settings, nil if they are no news
 	Opened []TP   // KindOpen, KindOpenAdopted: partitions that were not open before

@@ -109,7 +109,7 @@ func query[T kmsg.Response](ctx context.Context, r *request, req kmsg.Request) (
 	}
 	doneCh := make(chan outcome, 1)
 	frame := kafkawire.AppendRequest(nil, kafkawire.RequestHeader{ClientID: r.h.ClientID}, req)[4:]
-	r.c.up.send(ctx, &call{frame: frame, timeout: r.c.srv.cfg.Limits.UpstreamTimeout, done: func(raw []byte, held *lease, err error) {
+	r.c.up.send(ctx, &call{frame: frame, timeout: r.c.srv.cfg.Limits.UpstreamTimeout, question: true, done: func(raw []byte, held *lease, err error) {
 		var o outcome
 		if o.err = err; err == nil {
 			o.resp, o.err = decodeAnswer[T](req, raw)

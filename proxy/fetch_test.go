@@ -191,6 +191,29 @@ func TestOffsetOutOfRange(t *testing.T) {
 	}
 }
 
+// The question about an offset out of range is answered behind the next request's
+// answer, which holds all the room that a connection has until the first is sent.
+func TestOffsetOutOfRangeBeforeALargeAnswer(t *testing.T) {
+	f := newFixture(t, nil)
+	f.createTopic("orders", 2, nil)
+	f.fill("orders", 0, "a", "b", "c", "d", "e")
+	f.deleteRecords("orders", 0, 2)
+	f.fill("orders", 1, strings.Repeat("x", 3*minFetchBytes))
+	f.cluster.behave(func() { f.cluster.ends[partitionKey{"orders", 0}] = 5 })
+	c := f.dial()
+	first, second := fetchOf(0, fetchPart{name: "orders", offset: 1}), fetchOf(0, fetchPart{name: "orders", partition: 1})
+	first.SetVersion(11)
+	second.SetVersion(11)
+	one, two := c.send(first), c.send(second)
+	p := fetched(receive[*kmsg.FetchResponse](c, one, first))[partitionKey{"orders", 0}]
+	if p.ErrorCode != kerr.OffsetOutOfRange.Code {
+		t.Errorf("the first is answered with code %d", p.ErrorCode)
+	}
+	if p = fetched(receive[*kmsg.FetchResponse](c, two, second))[partitionKey{"orders", 1}]; p.ErrorCode != 0 || len(p.RecordBatches) < 3*minFetchBytes {
+		t.Errorf("the second is answered with code %d and %d bytes", p.ErrorCode, len(p.RecordBatches))
+	}
+}
+
 func (f *fixture) deleteRecords(topic string, partition int32, before int64) {
 	f.t.Helper()
 	req := kmsg.NewPtrDeleteRecordsRequest()

@@ -50,6 +50,11 @@ type call struct {
 	// goroutine, or by send itself if nothing could be sent.
 	done func(resp []byte, held *lease, err error)
 
+	// question says that it is one of our own, whose short answer needs no room
+	// in a budget: an answer that the client asked for may have all of it, and
+	// wait in its turn for what the question is about.
+	question bool
+
 	// offer, if not nil, may take a large answer in place of done, while it
 	// comes. Called from the link's reader goroutine.
 	offer offer
@@ -353,20 +358,40 @@ func (l *link) readAnswer() ([]byte, *lease, error) {
 	if passed || err != nil {
 		return nil, nil, err
 	}
-	own, err := l.own.acquire(l.ctx, int64(n))
-	if err != nil {
-		return nil, nil, err
+	var held *lease
+	if !l.answersQuestion(n) {
+		if held, err = l.room(int64(n)); err != nil {
+			return nil, nil, err
+		}
 	}
-	all, err := l.responses.acquire(l.ctx, int64(n))
-	if err != nil {
-		l.own.release(own)
-		return nil, nil, err
-	}
-	held := newLease(leasePart{l.own, own}, leasePart{l.responses, all})
 	resp := takeBuffer(n)
 	if _, err := io.ReadFull(l.nc, resp[copy(resp, head):]); err != nil {
 		held.release()
 		return nil, nil, fmt.Errorf("%w: read: %w", errUpstreamLost, err)
 	}
 	return resp, held, nil
+}
+
+// maxQuestionAnswer bounds an answer that takes no room.
+const maxQuestionAnswer = 4 << 10
+
+// answersQuestion says whether an answer of n bytes comes to a question of our own.
+func (l *link) answersQuestion(n int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return n <= maxQuestionAnswer && len(l.pending) > 0 && l.pending[0].question
+}
+
+// room waits until an answer of n bytes may be held.
+func (l *link) room(n int64) (*lease, error) {
+	own, err := l.own.acquire(l.ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	all, err := l.responses.acquire(l.ctx, n)
+	if err != nil {
+		l.own.release(own)
+		return nil, err
+	}
+	return newLease(leasePart{l.own, own}, leasePart{l.responses, all}), nil
 }

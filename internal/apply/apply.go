@@ -78,6 +78,11 @@ type Log interface {
 	// Bytes is how much of the log lies after the tail and so cannot be
 	// deleted, and how much of it this group may hold; no limit if 0.
 	Bytes() (held, limit int64)
+	// Never says whether an entry was never in this node's log: a leader's
+	// snapshot took its place. What is unsure is not said.
+	Never(index uint64) bool
+	// Missing is the newest such entry, 0 if there is none.
+	Missing() uint64
 	// Rebased grows when a leader's snapshot took the place of the base.
 	Rebased() *watch.Index
 }
@@ -173,7 +178,9 @@ type Applier struct {
 	quarantines *quarantines // the keeper; set by Open
 	scrubber    *scrubber    // nil if logs are not read through; set before Open
 
-	cuts    *cuts // set by Open
+	cuts    *cuts       // set by Open
+	wholes  *wholes     // set by Open
+	turned  *turnedAway // set by Open
 	flusher *flusher
 	counts  counts
 
@@ -231,6 +238,12 @@ func (a *Applier) Open(logs map[uint32]Log) error {
 		return errors.Join(fmt.Errorf("read the bindings of topics to the broker's: %w", err), b.close())
 	}
 	if a.cuts, err = newCuts(b); err != nil {
+		return err
+	}
+	if a.wholes, err = newWholes(b); err != nil {
+		return err
+	}
+	if a.turned, err = newTurnedAway(b); err != nil {
 		return err
 	}
 	if a.quarantines, err = newQuarantines(b, a.log); err != nil {

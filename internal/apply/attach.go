@@ -137,7 +137,11 @@ func (p *pipe) source(at *attachment, acked int64) error {
 	if err != nil {
 		return err
 	}
+	l.f.passOver(l, base.Index)
 	r := &resume{from: base.Only(l.tp), birth: l.birth}
+	l.mu.Lock()
+	r.shorten(l.tp, l.cuts)
+	l.mu.Unlock()
 	r.pos = r.end(l.tp)
 	var floor item
 	if part := r.state(l.tp); part != nil {
@@ -150,7 +154,7 @@ func (p *pipe) source(at *attachment, acked int64) error {
 	}
 	p.adrift = false
 	l.mu.Lock()
-	l.floor, l.resume, l.need = floor, r, need
+	l.floor, l.resume, l.need, l.begun = floor, r, need, base.Index
 	l.oldest = r.oldest()
 	l.mu.Unlock()
 	switch {

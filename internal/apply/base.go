@@ -113,6 +113,7 @@ func (f *feeder) adopt() error {
 		if l := f.lanes[tp]; l != nil {
 			l.raiseStart(part.LogStart)
 			f.skip(l, index)
+			l.rebased(part)
 			l.interrupt(errAgain)
 			continue
 		}
@@ -147,6 +148,24 @@ func (f *feeder) skip(l *lane, index uint64) {
 			w.fn(ErrSkipped)
 		}
 	})
+}
+
+// passOver is skip for a lane that begins anew at a base which the feeder has not
+// come to: it may be a leader's snapshot that the feeder is about to take up.
+func (f *feeder) passOver(l *lane, base uint64) {
+	f.mu.Lock()
+	if base > f.cursor {
+		f.skip(l, base)
+	}
+	f.unlock()
+}
+
+// dealtOut is the newest entry of which, or of what stands for which, a lane may
+// have been given something.
+func (f *feeder) dealtOut() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return max(f.cursor, f.baseIndex.Load())
 }
 
 // closeMissing closes what a newer state does not have any more. f.mu is held.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"lockstep/fsm"
 	"lockstep/internal/failpoint"
@@ -33,8 +34,18 @@ func (f *feeder) catchUp(ctx context.Context, l *lane, r *resume, gen uint64) er
 		if base.Index <= r.from.Index {
 			return fmt.Errorf("%w, and the base is of entry %d", err, base.Index)
 		}
-		r = &resume{from: base.Only(l.tp), birth: r.birth, pos: r.end(l.tp)}
+		f.passOver(l, base.Index)
+		r.left = nil
+		pos := r.end(l.tp)
 		l.mu.Lock()
+		if cutBelow(l.cuts, pos, r.from.Index) { // what was pushed is not what stands there
+			l.mu.Unlock()
+			l.interrupt(errAgain)
+			return errSuperseded
+		}
+		r = &resume{from: base.Only(l.tp), birth: r.birth, pos: pos}
+		r.shorten(l.tp, l.cuts)
+		l.begun = base.Index
 		if need := r.end(l.tp); l.gen == gen && r.pos < need {
 			l.need, l.high = need, max(l.high, need)
 		}
@@ -42,6 +53,11 @@ func (f *feeder) catchUp(ctx context.Context, l *lane, r *resume, gen uint64) er
 		f.lacks()
 		f.a.took(l, PathCopy, "log-end-offset", r.pos, "copied-up-to", r.end(l.tp))
 	}
+}
+
+// cutBelow says whether a cut after the entry at index begins below an offset.
+func cutBelow(cuts []cut, offset int64, index uint64) bool {
+	return slices.ContainsFunc(cuts, func(c cut) bool { return c.Index > index && c.Offset < offset })
 }
 
 // errSuperseded ends a catch-up whose lane has started another one.

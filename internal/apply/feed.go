@@ -29,6 +29,7 @@ type feed struct {
 type resume struct {
 	from  *fsm.Group
 	birth *fsm.Partition // the partition's state where from is from before it was opened; nil: it begins empty
+	left  *fsm.Partition // what cuts after from leave of that state; nil: all of it
 	pos   int64
 	last  kafkawire.Batch // ends at pos on the broker and was not compared; nil: nothing to compare
 }
@@ -36,10 +37,23 @@ type resume struct {
 // state is what must have been copied before the log after from is of use; nil
 // if the partition begins empty. It is not to be changed.
 func (r *resume) state(tp fsm.TP) *fsm.Partition {
+	if r.left != nil {
+		return r.left
+	}
 	if p := r.from.Partitions[tp]; p != nil {
 		return p
 	}
 	return r.birth
+}
+
+// shorten takes out of the state what cuts after it took out of the log.
+func (r *resume) shorten(tp fsm.TP, cuts []cut) {
+	r.left = nil
+	if p := r.state(tp); p != nil {
+		if left := leftOf(p, r.from.Index, cuts); left != p {
+			r.left = left
+		}
+	}
 }
 
 // end is where that ends.
@@ -53,8 +67,8 @@ func (r *resume) end(tp fsm.TP) int64 {
 // oldest is the first entry that is not on the broker: what must be copied may
 // be of any up to the base.
 func (r *resume) oldest() uint64 {
-	for _, p := range r.from.Partitions { // one, or none: what a birth lacks is of an entry after the base
-		if r.pos < p.NextOffset {
+	for tp := range r.from.Partitions { // one, or none: what a birth lacks is of an entry after the base
+		if r.pos < r.end(tp) {
 			return max(r.from.Index, 1)
 		}
 	}
@@ -85,6 +99,7 @@ func (l *lane) push(it item, entryBytes int) (over bool) {
 
 func (l *lane) enqueue(it item) {
 	l.queue = append(l.queue, it)
+	l.reach = max(l.reach, it.end())
 	l.bytes += it.size()
 	l.f.bytes.Add(it.size())
 	if l.oldest == 0 {
@@ -105,6 +120,9 @@ func (l *lane) pushAgain(ctx context.Context, it item, gen uint64) error {
 		case l.cutOut(&it):
 			l.mu.Unlock()
 			return nil
+		case l.keepsBack(&it):
+			l.mu.Unlock()
+			return errPledged
 		case l.roomy():
 			l.enqueue(it)
 			l.mu.Unlock()
@@ -180,9 +198,9 @@ func (l *lane) cutFrom(c cut) (waiters []waiter, why *CutError) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	why = &CutError{Offset: offset}
-	if !slices.Contains(l.cuts, c) {
-		l.cuts = append(l.cuts, c)
-	}
+	l.cuts, _ = withCut(l.cuts, c)
+	l.unpledge(func(p *pledge) bool { return p.Index < c.Index })
+	l.lower(offset)
 	if l.state == StateQuarantined || l.state == StateRebuilding || l.state == StateClosed {
 		return nil, why
 	}
@@ -191,7 +209,9 @@ func (l *lane) cutFrom(c cut) (waiters []waiter, why *CutError) {
 		l.f.a.bump()
 	}
 	l.dropQueue(offset)
-	l.high = min(l.high, offset)
+	if l.need > offset { // nobody's broker has the rest
+		l.again = true
+	}
 	if l.trim == nil || *l.trim > offset {
 		l.trim = &offset
 	}
@@ -203,6 +223,24 @@ func (l *lane) cutFrom(c cut) (waiters []waiter, why *CutError) {
 	}
 	l.order(errAgain)
 	return l.takeWaiters(func(w waiter) bool { return w.cutBy(c) }), why
+}
+
+// lower forgets what the broker once had, or was given, from an offset on: that was
+// cut out of the log. l.mu is held.
+func (l *lane) lower(offset int64) {
+	l.high, l.had, l.reach = min(l.high, offset), min(l.had, offset), min(l.reach, offset)
+}
+
+// rebased says what state takes the place of entries that are not read here. A
+// batch that was refused before is cut by now if anything was cut.
+func (l *lane) rebased(now *fsm.Partition) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lower(now.NextOffset) // what ends beyond was cut
+	l.unpledge(func(p *pledge) bool { return now.CutAfter(p.Index) })
+	if l.refused != nil && now.CutAfter(l.refused.Index) {
+		l.refused = nil
+	}
 }
 
 // interrupt makes the lane begin anew at the newest base. Called by the feeder.

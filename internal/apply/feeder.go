@@ -2,6 +2,7 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -228,6 +229,11 @@ func (f *feeder) removeLane(tp fsm.TP) {
 	delete(f.lanes, tp)
 	f.a.dropLane(tp)
 	f.a.flusher.nudge()
+	if f.a.wholes.of(tp) > 0 || f.a.turned.of(tp) != nil {
+		if err := errors.Join(f.a.wholes.note(tp, 0), f.a.turned.forget(tp)); err != nil {
+			f.a.log.Error("cannot forget what is remembered of a partition that is closed: look at the disk of data_dir", "error", err)
+		}
+	}
 	if err := f.a.cuts.drop(tp); err != nil {
 		f.a.log.Error("cannot forget the cuts of a partition that is closed: look at the disk of data_dir", "error", err)
 	}
@@ -239,16 +245,16 @@ func (f *feeder) cut(index uint64, r *fsm.Result) {
 	if l == nil {
 		return
 	}
-	c := cut{Index: index, Offset: r.BaseOffset, Nth: r.At.Nth}
+	c := cut{Index: index, Offset: r.BaseOffset, Nth: r.At.Nth, Hash: r.Below, Known: true}
+	// First: a restart must know of it before the broker has what comes behind it.
+	if err := f.a.cuts.add(r.TP, c); err != nil {
+		f.a.log.Error("cannot write down a cut: look at the disk of data_dir", "error", err)
+	}
 	waiters, why := l.cutFrom(c)
 	f.a.log.Warn("a batch that no broker takes was cut out of the log, with what followed it: its producer is told so, those of what followed to try again",
 		"topic", l.name, "partition", r.TP.Partition, "group", f.id, "offset", r.BaseOffset)
 	f.a.count(PathCut)
-	tp := r.TP
 	f.due = append(f.due, func() {
-		if err := f.a.cuts.add(tp, c, f.baseIndex.Load()); err != nil {
-			f.a.log.Error("cannot write down a cut: look at the disk of data_dir", "error", err)
-		}
 		for _, w := range waiters {
 			w.fn(why)
 		}

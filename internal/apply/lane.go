@@ -74,6 +74,12 @@ type lane struct {
 type place struct {
 	acked   int64  // everything below is on the broker, and compared
 	high    int64  // the highest that acked ever was: less is not served
+	had     int64  // the highest that acked ever was, of what was not cut since
+	reach   int64  // where what the broker was ever to be given ends, of what was not cut since
+	whole   uint64 // the broker may have had all of entries up to it that this node's log never had
+	begun   uint64 // the lane's items begin behind this entry, or with a copy of what was there
+	turned  *Batch // that the broker refused last, and has not taken since; nil: none
+	unsure  bool   // turned is from before this process: it may be cut by now; the goroutine's alone
 	need    int64  // everything below must be copied before anything is served
 	hitch   string // what hinders the copy, empty if nothing does
 	floor   item   // what stands before the lane's first item, and ends where that begins
@@ -83,16 +89,17 @@ type place struct {
 
 // service is what others are told of the lane.
 type service struct {
-	state   State
-	reason  string
-	since   time.Time
-	waiters []waiter
-	skipped uint64                  // a leader's snapshot took the place of the entries up to it, 0: none did
-	refused *Refusal                // the batch that the broker will not take, nil if there is none
-	pledges map[int32]time.Time     // by node: until then the refused batch is not tried again
-	doom    string                  // why somebody else wants it quarantined, empty if nobody does
-	back    chan struct{}           // ends a quarantine; capacity 1
-	serving context.CancelCauseFunc // ends what the lane's goroutine is at; nil between two attaches
+	state     State
+	reason    string
+	since     time.Time
+	waiters   []waiter
+	skipped   uint64                  // a leader's snapshot took the place of the entries up to it, 0: none did
+	refused   *Refusal                // the batch that the broker will not take, nil if there is none
+	pledges   map[int32]pledge        // by node
+	restsFrom uint64                  // of a quarantine: the broker got nothing of the entries after it; 0: not known
+	doom      string                  // why somebody else wants it quarantined, empty if nobody does
+	back      chan struct{}           // ends a quarantine; capacity 1
+	serving   context.CancelCauseFunc // ends what the lane's goroutine is at; nil between two attaches
 }
 
 // newLane makes a lane for a partition that was opened at an index, or that
@@ -105,7 +112,7 @@ func newLane(f *feeder, tp fsm.TP, o *fsm.Open, index uint64, part *fsm.Partitio
 	if c := f.a.cuts; c != nil {
 		l.cuts = c.of(tp)
 	}
-	l.adopted = o.AdoptedEnd(tp.Partition)
+	l.adopted, l.begun = o.AdoptedEnd(tp.Partition), index
 	if part != nil {
 		l.based = true
 	} else if o.Adopted != nil {
@@ -113,10 +120,15 @@ func newLane(f *feeder, tp fsm.TP, o *fsm.Open, index uint64, part *fsm.Partitio
 		l.birth = part
 	}
 	if part != nil {
+		part = leftOf(part, index, l.cuts)
 		l.floor, l.start.want = floorOf(part), part.LogStart
 	}
 	if k := f.a.keeper; k != nil {
-		l.doom, _ = k.quarantined(tp)
+		l.doom, _, _ = k.quarantined(tp)
+	}
+	if w, t := f.a.wholes, f.a.turned; w != nil && t != nil {
+		l.whole, l.turned = w.of(tp), t.of(tp)
+		l.unsure = l.turned != nil
 	}
 	l.ctx, l.cancel = context.WithCancelCause(f.a.ctx)
 	return l
@@ -142,10 +154,11 @@ func signal(ch chan struct{}) {
 // the pipe; oldest is the entry of the first item that is still in it, 0 if
 // none.
 func (l *lane) advance(end int64, n int64, oldest uint64) {
+	l.tookIt(end)
 	l.mu.Lock()
 	l.release(n)
 	l.acked = max(l.acked, end)
-	l.high = max(l.high, l.acked)
+	l.high, l.had = max(l.high, l.acked), max(l.had, l.acked)
 	if l.refused != nil && l.acked > l.refused.Offset {
 		l.refused = nil
 		l.again = true // what came after the refused batch was not kept
@@ -244,7 +257,7 @@ func (l *lane) whenVisible(w waiter) {
 func (l *lane) skip(index uint64) []waiter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.skipped = index
+	l.skipped = max(l.skipped, index)
 	return l.takeWaiters(func(w waiter) bool { return w.unknownTo(index) })
 }
 

@@ -265,6 +265,9 @@ func (p *pipe) step(ctx context.Context, at *attachment) (marks <-chan struct{},
 		if err := p.settle(); err != nil {
 			return nil, err
 		}
+		if p.l.unsure {
+			_, marks = p.l.f.fresh.Changed()
+		}
 		p.send(at)
 	} else {
 		m, changed := p.l.f.fresh.Changed()
@@ -309,6 +312,7 @@ func (p *pipe) flow(ctx context.Context, at *attachment) error {
 // another attach, which hides them.
 func (p *pipe) settle() error {
 	l := p.l
+	missing := l.f.log.Missing()
 	l.mu.Lock()
 	l.settled = true
 	state, reason := StateReady, ""
@@ -322,8 +326,14 @@ func (p *pipe) settle() error {
 	if done {
 		l.need, l.hitch = 0, ""
 	}
+	note := state == StateReady && missing > l.whole && l.begun >= missing
 	l.unblock()
 	l.mu.Unlock()
+	if note {
+		if err := l.noteWhole(missing); err != nil {
+			return err
+		}
+	}
 	if done {
 		l.f.a.log.Info("copied what the broker lacked", "topic", l.name, "partition", l.tp.Partition, "group", l.f.id)
 	}
@@ -364,6 +374,9 @@ func (p *pipe) send(at *attachment) {
 			return
 		}
 		it := &p.pending[p.sent]
+		if l.mayBeCut(it) {
+			return
+		}
 		p.sent++
 		if at.results == nil { // most lanes have nothing to send
 			at.results = make(chan broker.Result, maxInFlight)

@@ -70,6 +70,7 @@ var (
 type quarantined struct {
 	Reason string    `json:"reason"`
 	Since  time.Time `json:"since"`
+	From   uint64    `json:"from,omitempty"` // entries after it were not given to the broker; 0: not known
 }
 
 // quarantines is the keeper that remembers on disk, in the file of bindings.
@@ -130,19 +131,19 @@ func quarantineKey(tp fsm.TP) []byte {
 }
 
 // quarantined implements keeper.
-func (q *quarantines) quarantined(tp fsm.TP) (string, bool) {
+func (q *quarantines) quarantined(tp fsm.TP) (reason string, from uint64, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	v, ok := q.parts[tp]
-	return v.Reason, ok
+	return v.Reason, v.From, ok
 }
 
 // quarantine implements keeper. A quarantine that cannot be written down holds
 // until the process ends.
-func (q *quarantines) quarantine(tp fsm.TP, reason string) {
+func (q *quarantines) quarantine(tp fsm.TP, reason string, from uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	v := quarantined{Reason: reason, Since: time.Now().UTC()}
+	v := quarantined{Reason: reason, Since: time.Now().UTC(), From: from}
 	q.parts[tp] = v
 	q.counts[CauseOf(reason)]++
 	err := q.store.db.Update(func(tx *bolt.Tx) error {

@@ -184,7 +184,7 @@ func (a *Applier) awaitRest(ctx context.Context, topic uint64) error {
 		_, changed := a.changes.Changed()
 		restless := 0
 		for _, l := range a.lanesOf(topic) {
-			_, noted := a.quarantines.quarantined(l.tp)
+			_, _, noted := a.quarantines.quarantined(l.tp)
 			l.mu.Lock()
 			at := l.state == StateQuarantined || l.state == StateRebuilding || l.state == StateClosed
 			if !at && (noted || l.doom != "") {

@@ -36,7 +36,7 @@ func (w *world) cured(tp fsm.TP, cure func()) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		last := l.cuts[len(l.cuts)-1]
-		return l.serves() || l.refused != nil && l.refused.Index >= last.Index
+		return l.trim == nil && !l.again && l.serves() || l.refused != nil && l.refused.Index >= last.Index
 	})
 	cure()
 	signal(l.stir) // its next try comes in a few seconds

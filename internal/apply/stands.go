@@ -2,6 +2,7 @@ package apply
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -14,14 +15,16 @@ const (
 	StandsUnknown = "unknown" // nothing can be said now: ask again
 	StandsHeld    = "held"    // the batch is there, compared
 	StandsRefused = "refused" // the broker refuses it for good, and has nothing from there on
+	StandsLacks   = "lacks"   // the broker was never given it, and has nothing from there on
 )
 
 // pledgeHolds is how long a lane keeps a refused batch back after it said that
-// its broker refuses it, and was asked to stay with that: longer than the cut
-// that follows takes to be committed.
-const pledgeHolds = 2 * time.Minute
+// its broker refuses it, and was asked to stay with that. The cut that follows may
+// be committed any time later, where the leader has lost its quorum meanwhile: so
+// longer than a client may wait that could still be answered (proxy.maxProduceWait).
+const pledgeHolds = 6 * time.Minute
 
-// errPledged keeps a lane from trying a refused batch again.
+// errPledged keeps a lane from giving its broker what is about to be cut.
 var errPledged = errors.New("the batch is about to be cut out of the log")
 
 // Batch names a committed batch. An offset alone does not: after a cut another
@@ -30,6 +33,14 @@ type Batch struct {
 	TP     fsm.TP `json:"tp"`
 	Offset int64  `json:"offset"`
 	Index  uint64 `json:"index,omitempty"`
+}
+
+// pledge is what a node was told: this lane gives its broker nothing of the batch
+// and of what follows it.
+type pledge struct {
+	Batch
+	until time.Time
+	rests bool // the lane must not serve at all: else the batch could only come with a copy
 }
 
 // is says whether a refused batch is that one.
@@ -61,29 +72,56 @@ func (a *Applier) Stands(b Batch, pledge int32) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case l.doom != "" || l.state == StateQuarantined || l.state == StateRebuilding || l.state == StateClosed:
+	case l.doom != "" || l.state == StateClosed:
 		return StandsUnknown
 	case slices.ContainsFunc(l.cuts, b.cutBy):
 		return StandsUnknown // who asks has not read of the cut yet
-	case l.refused != nil && b.is(l.refused):
-		if pledge != 0 {
-			if l.serving != nil {
-				return StandsUnknown
-			}
-			if l.pledges == nil {
-				l.pledges = make(map[int32]time.Time)
-			}
-			l.pledges[pledge] = time.Now().Add(pledgeHolds)
+	case l.state == StateQuarantined || l.state == StateRebuilding:
+		if l.restsFrom == 0 || b.Index <= l.restsFrom || !l.promise(b, pledge, true) {
+			return StandsUnknown
 		}
-		return StandsRefused
+		return StandsLacks
 	case l.acked > b.Offset:
 		return StandsHeld
+	case l.had > b.Offset:
+		return StandsUnknown // the broker has lost what a client may have been told of
+	case l.refused != nil && b.is(l.refused) && l.promise(b, pledge, true):
+		return StandsRefused
+	case l.lacks(b) && l.promise(b, pledge, false):
+		return StandsLacks
 	}
 	return StandsUnknown
 }
 
+// lacks says whether the broker was never given a batch, nor anything behind it,
+// in the life of this process or before: the node never had the entry, whose place
+// a leader's snapshot took, and has not got it with a copy since. What was never
+// here was neither acknowledged nor read here. Nor was what the broker was given and
+// refused, and has not taken since. The broker must have been looked at, and no copy
+// have come so far. l.mu is held.
+func (l *lane) lacks(b Batch) bool {
+	return l.settled && l.need > b.Offset && l.reach <= b.Offset &&
+		(b.Index > l.whole && l.f.log.Never(b.Index) || l.turned != nil && *l.turned == b)
+}
+
+// promise makes a pledge if one is asked for; it reports false if the lane is
+// just giving the broker something. l.mu is held.
+func (l *lane) promise(b Batch, to int32, rests bool) bool {
+	if to == 0 {
+		return true
+	}
+	if rests && l.serving != nil {
+		return false
+	}
+	if l.pledges == nil {
+		l.pledges = make(map[int32]pledge)
+	}
+	l.pledges[to] = pledge{b, time.Now().Add(pledgeHolds), rests}
+	return true
+}
+
 // Unpledge gives back what a node was pledged: it will cut nothing now. When
-// nobody has a pledge any more, the lane may try its refused batch again.
+// nobody has a pledge any more, the lane may go on.
 func (a *Applier) Unpledge(tp fsm.TP, to int32) {
 	if l := a.lane(tp); l != nil {
 		l.mu.Lock()
@@ -92,14 +130,30 @@ func (a *Applier) Unpledge(tp fsm.TP, to int32) {
 	}
 }
 
-// pledged says whether the lane keeps its refused batch back. l.mu is held.
+// unpledge forgets pledges that are of no use any more. l.mu is held.
+func (l *lane) unpledge(over func(*pledge) bool) {
+	maps.DeleteFunc(l.pledges, func(_ int32, p pledge) bool { return over(&p) })
+}
+
+// pledged says whether the lane must rest. l.mu is held.
 func (l *lane) pledged() bool {
-	if l.refused == nil {
+	l.unpledge(func(p *pledge) bool { return !time.Now().Before(p.until) })
+	for _, p := range l.pledges {
+		if p.rests {
+			return true
+		}
+	}
+	return false
+}
+
+// keepsBack says whether an item of a copy must not go to the broker. l.mu is held.
+func (l *lane) keepsBack(it *item) bool {
+	if len(l.pledges) == 0 {
 		return false
 	}
-	now := time.Now()
-	for _, until := range l.pledges {
-		if now.Before(until) {
+	l.unpledge(func(p *pledge) bool { return !time.Now().Before(p.until) })
+	for _, p := range l.pledges {
+		if it.end() > p.Offset {
 			return true
 		}
 	}

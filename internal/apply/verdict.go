@@ -12,10 +12,11 @@ import (
 // keeper remembers which partitions are quarantined, through a restart. Its
 // methods may be called from any goroutine.
 type keeper interface {
-	// quarantined says why a partition is.
-	quarantined(tp fsm.TP) (reason string, ok bool)
-	// quarantine is called before a partition's lane says that it is.
-	quarantine(tp fsm.TP, reason string)
+	// quarantined says why a partition is, and from which entry on.
+	quarantined(tp fsm.TP) (reason string, from uint64, ok bool)
+	// quarantine is called before a partition's lane says that it is. The broker
+	// gets nothing of the entries after from.
+	quarantine(tp fsm.TP, reason string, from uint64)
 }
 
 // quarantine takes the partition out of service: somebody found that the
@@ -88,10 +89,13 @@ func (l *lane) endService(err error) error {
 // is readmitted.
 func (p *pipe) rest(reason string) bool {
 	l := p.l
-	kept := false
+	kept, from := false, l.f.dealtOut()
 	if k := l.f.a.keeper; k != nil {
-		if _, kept = k.quarantined(l.tp); !kept {
-			k.quarantine(l.tp, reason)
+		var since uint64
+		if _, since, kept = k.quarantined(l.tp); kept {
+			from = since
+		} else {
+			k.quarantine(l.tp, reason, from)
 		}
 	}
 	if !kept {
@@ -106,7 +110,7 @@ func (p *pipe) rest(reason string) bool {
 	}
 	l.give(StateQuarantined, reason, ErrQuarantined)
 	l.mu.Lock()
-	l.doom = ""
+	l.doom, l.restsFrom = "", from
 	l.mu.Unlock()
 	select {
 	case <-l.back:
@@ -186,15 +190,20 @@ func (p *pipe) park(ref *refusal) {
 	}
 	clear(p.pending[1:])
 	p.pending = p.pending[:1]
-	first := l.refused == nil
+	first, turned := l.refused == nil, Batch{TP: l.tp, Offset: it.base, Index: it.index}
 	if first {
 		l.refused = &Refusal{Group: l.f.id, TP: l.tp, Topic: l.name, Index: it.index, Offset: it.base, Sequence: it.seq,
 			Hash: it.below, Code: ref.code, Message: ref.message, Since: time.Now()}
+		l.turned, l.unsure = &turned, false
 	}
 	l.empty()
 	l.release(l.bytes - it.size())
+	l.reach = min(l.reach, it.base) // the broker has not got it, nor what followed
 	l.mu.Unlock()
 	if first {
+		if err := l.f.a.turned.note(turned); err != nil {
+			l.f.a.log.Error("cannot write down that a batch is refused: look at the disk of data_dir", "error", err)
+		}
 		l.f.a.bump()
 		l.f.a.log.Error("the broker refuses a committed batch for good: the partition is not served on this node until all brokers refused it and it is cut, or this one is rebuilt",
 			"topic", l.name, "partition", l.tp.Partition, "group", l.f.id, "offset", it.base, "code", ref.code, "message", ref.message)

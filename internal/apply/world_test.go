@@ -31,7 +31,8 @@ type memLog struct {
 	tail    uint64   // index of the base
 	trusted []uint64 // indexes of Trust
 	limit   int64
-	durable []byte // the base that a restart finds, if that is not the newest
+	durable []byte      // the base that a restart finds, if that is not the newest
+	gaps    [][2]uint64 // entries after the first up to the second came as a leader's snapshot
 }
 
 var errGoneHere = errors.New("entry was deleted")
@@ -39,6 +40,21 @@ var errGoneHere = errors.New("entry was deleted")
 func (l *memLog) Applied() *watch.Index { return &l.applied }
 
 func (l *memLog) Rebased() *watch.Index { return &l.rebased }
+
+func (l *memLog) Never(index uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.gaps, func(g [2]uint64) bool { return g[0] < index && index <= g[1] })
+}
+
+func (l *memLog) Missing() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.gaps) == 0 {
+		return 0
+	}
+	return l.gaps[len(l.gaps)-1][1]
+}
 
 func (l *memLog) Base() (*fsm.Group, error) {
 	l.mu.Lock()
@@ -95,6 +111,7 @@ func (l *memLog) add(data []byte) uint64 {
 // install is a leader's snapshot: the head's state takes the place of the log.
 func (l *memLog) install(head *fsm.Group) {
 	l.mu.Lock()
+	l.gaps = append(l.gaps, [2]uint64{l.applied.Get(), head.Index})
 	l.base, l.tail, l.first = head.Encode(), head.Index, uint64(len(l.entries))+1
 	l.mu.Unlock()
 	l.rebased.Set(l.rebased.Get() + 1)
@@ -420,6 +437,7 @@ func (w *world) quarantined(tp fsm.TP) string {
 func (w *world) refusedAt(tp fsm.TP, offset int64) (r Refusal) {
 	w.t.Helper()
 	w.await(tp.String()+" is refused", func() bool {
+		w.applier.Conclude(w.groups[tp], w.logs[w.groups[tp]].applied.Get())
 		for _, r = range w.applier.Refusals() {
 			if r.TP == tp {
 				return true

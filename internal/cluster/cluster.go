@@ -126,6 +126,7 @@ type Cluster struct {
 	visible   visibility
 	stages    stages
 	rebuilds  rebuilds
+	refusals  refusals
 	awake     awake
 	commits   committer
 	reads     *barrier

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"maps"
 	"slices"
 	"sync"
 
@@ -22,6 +23,32 @@ type groupReadiness struct {
 	leadership     *node.Leadership
 	shape, changes uint64
 	bad            []fsm.TP
+	lowered        map[fsm.TP]int64 // what is required of partitions that were cut since, in place of what was at first
+}
+
+// required is the offset up to which the broker must have a partition. What was
+// there when the leader took office may have been cut since: nobody will ever have
+// that.
+func (r *groupReadiness) required(tp fsm.TP) int64 {
+	if end, ok := r.lowered[tp]; ok {
+		return end
+	}
+	return r.leadership.Required[tp]
+}
+
+// lower notes where partitions end by now, if that is below what is required.
+func (r *groupReadiness) lower(g *node.Group, tps []fsm.TP) {
+	g.Read(func(s *fsm.Group) {
+		for _, tp := range tps {
+			if p := s.Partitions[tp]; p != nil && p.NextOffset < r.required(tp) {
+				r.lowered = maps.Clone(r.lowered) // the one before may be another's
+				if r.lowered == nil {
+					r.lowered = make(map[fsm.TP]int64)
+				}
+				r.lowered[tp] = p.NextOffset
+			}
+		}
+	})
 }
 
 // notReady lists the partitions of a group that this node leads and cannot
@@ -32,6 +59,10 @@ func (c *Cluster) notReady(g *node.Group, l *node.Leadership) []fsm.TP {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old := r.known[g.ID]
+	if old != nil && old.leadership == l {
+		now.lowered = old.lowered
+		now.lower(g, old.bad)
+	}
 	var ask []fsm.TP
 	if old != nil && old.leadership == l && old.shape == now.shape && old.changes == now.changes {
 		ask = old.bad
@@ -44,7 +75,7 @@ func (c *Cluster) notReady(g *node.Group, l *node.Leadership) []fsm.TP {
 		})
 	}
 	for _, tp := range ask {
-		if !c.applier.Ready(tp, l.Required[tp]) {
+		if !c.applier.Ready(tp, now.required(tp)) {
 			now.bad = append(now.bad, tp)
 		}
 	}

@@ -3,32 +3,56 @@ package cluster
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"lockstep/fsm"
 	"lockstep/internal/apply"
+	"lockstep/internal/node"
+	"lockstep/proxy"
 	"lockstep/transport"
 )
 
 // A batch that a broker refuses for good stands in its partition's way. If any
 // node's broker holds it, the node that is refused is at fault, and quarantines
-// its copy. If every member's broker refuses it, and so none has anything from
-// there on, the group's leader takes it out of the log again: nothing from there
-// on was acknowledged. As long as one member cannot be asked, all wait.
+// its copy. If every member's broker refuses it, or was never given it, and so none
+// has anything from there on, the group's leader takes it out of the log again:
+// nothing from there on was acknowledged. As long as one member cannot be asked,
+// all wait.
 
 const (
 	refusalsEvery = 500 * time.Millisecond
 	standsTimeout = 2 * time.Second
+
+	// hearsayHolds is how long a leader believes another node's word on what that
+	// one's broker refuses: it is told every round.
+	hearsayHolds = 5 * time.Second
 )
 
 // standsQuery asks a node whether its broker has a batch. Pledge asks it to
-// leave that as it is; Release takes the wish back.
+// leave that as it is; Release takes the wish back. Refusal says that the asking
+// node's broker refuses it: a leader whose own was never given it must know.
 type standsQuery struct {
 	apply.Batch
-	Pledge  bool `json:"pledge,omitempty"`
-	Release bool `json:"release,omitempty"`
+	Pledge  bool           `json:"pledge,omitempty"`
+	Release bool           `json:"release,omitempty"`
+	Refusal *apply.Refusal `json:"refusal,omitempty"`
+}
+
+// refusals is what this node has to do with refused batches. Its maps are by
+// partition, and hold one batch each: nothing behind it reaches a broker.
+type refusals struct {
+	mu    sync.Mutex // guards what follows
+	heard map[fsm.TP]hearsay
+	cuts  map[fsm.TP]apply.Batch // of which this node has proposed a cut, and does not know what became of it
+}
+
+type hearsay struct {
+	apply.Refusal
+	at time.Time
 }
 
 // refusalLoop settles what becomes of refused batches.
@@ -41,14 +65,70 @@ func (c *Cluster) refusalLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		for _, r := range c.applier.Refusals() {
+		own := c.applier.Refusals()
+		for _, r := range own {
+			c.settleRefusal(ctx, r)
+		}
+		for _, r := range c.refusals.hearsay(own) {
 			c.settleRefusal(ctx, r)
 		}
 	}
 }
 
+// hear takes another node's word.
+func (rs *refusals) hear(r apply.Refusal) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if rs.heard == nil {
+		rs.heard = make(map[fsm.TP]hearsay)
+	}
+	rs.heard[r.TP] = hearsay{r, time.Now()}
+}
+
+// hearsay is what others said lately, of partitions where this node's own broker
+// refuses nothing.
+func (rs *refusals) hearsay(own []apply.Refusal) (out []apply.Refusal) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for tp, h := range rs.heard {
+		switch {
+		case time.Since(h.at) > hearsayHolds:
+			delete(rs.heard, tp)
+		case !slices.ContainsFunc(own, func(r apply.Refusal) bool { return r.TP == tp }):
+			out = append(out, h.Refusal)
+		}
+	}
+	return out
+}
+
+// proposed notes that a cut of a batch may be on its way into the log.
+func (rs *refusals) proposed(b apply.Batch) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if rs.cuts == nil {
+		rs.cuts = make(map[fsm.TP]apply.Batch)
+	}
+	rs.cuts[b.TP] = b
+}
+
+// settled notes what became of it.
+func (rs *refusals) settled(b apply.Batch) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if rs.cuts[b.TP] == b {
+		delete(rs.cuts, b.TP)
+	}
+}
+
+// pending says whether a cut of that batch may be on its way.
+func (rs *refusals) pending(b apply.Batch) bool {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	return rs.cuts[b.TP] == b
+}
+
 func (c *Cluster) settleRefusal(ctx context.Context, r apply.Refusal) {
-	q := standsQuery{Batch: r.Batch()}
+	q := standsQuery{Batch: r.Batch(), Refusal: &r}
 	switch holder, all := c.survey(ctx, q); {
 	case holder != 0 && r.Unexplained():
 		// Its broker may be in a bad state as a whole, and others at the same
@@ -66,14 +146,15 @@ func (c *Cluster) settleRefusal(ctx context.Context, r apply.Refusal) {
 	}
 	q.Pledge = true
 	if holder, all := c.survey(ctx, q); holder != 0 || !all {
-		q.Pledge, q.Release = false, true
-		c.survey(ctx, q)
+		// A cut that was proposed before, and may yet be committed, still rests
+		// on what was pledged then.
+		if !c.refusals.pending(q.Batch) {
+			q.Pledge, q.Release = false, true
+			c.survey(ctx, q)
+		}
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
-	defer cancel()
-	_, err := c.submit(ctx, r.Group, fsm.KindCut, fsm.Cut{TP: r.TP, Index: r.Index, Offset: r.Offset, Hash: r.Hash, Sequence: r.Sequence})
-	if err != nil {
+	if err := c.cutHere(ctx, g, &r); err != nil {
 		c.log.Warn("a batch that every broker refuses could not be cut out yet", "topic", r.Topic, "partition", r.TP.Partition, "offset", r.Offset, "error", err)
 		return
 	}
@@ -81,8 +162,36 @@ func (c *Cluster) settleRefusal(ctx context.Context, r apply.Refusal) {
 		"topic", r.Topic, "partition", r.TP.Partition, "group", r.Group, "offset", r.Offset, "code", r.Code, "message", r.Message)
 }
 
+// cutHere proposes the cut on this node and no other: what was pledged holds for
+// a while only, and a proposal that is passed on may come late.
+func (c *Cluster) cutHere(ctx context.Context, g *node.Group, r *apply.Refusal) error {
+	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
+	defer cancel()
+	c.refusals.proposed(r.Batch())
+	cut := fsm.Control(fsm.KindCut, fsm.Cut{TP: r.TP, Index: r.Index, Offset: r.Offset, Hash: r.Hash, Sequence: r.Sequence})
+	done := make(chan error, 1)
+	g.Propose(cut, func(res fsm.Result, err error) {
+		if err == nil && res.Verdict == fsm.Rejected {
+			err = &proxy.KafkaError{Code: res.Code, Message: res.Message}
+		}
+		if !errors.Is(err, node.ErrUnknownOutcome) {
+			c.refusals.settled(r.Batch())
+		}
+		done <- err
+	})
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return errors.Join(node.ErrUnknownOutcome, context.Cause(ctx))
+	}
+}
+
+// without says whether a node's answer lets the batch be cut.
+func without(said string) bool { return said == apply.StandsRefused || said == apply.StandsLacks }
+
 // survey asks all members, this node included. It returns a node that holds the
-// batch, 0 if none said so, and whether every one of them refuses it.
+// batch, 0 if none said so, and whether every one of them refuses or lacks it.
 func (c *Cluster) survey(ctx context.Context, q standsQuery) (holder int32, all bool) {
 	ctx, cancel := context.WithTimeout(ctx, standsTimeout)
 	defer cancel()
@@ -90,7 +199,7 @@ func (c *Cluster) survey(ctx context.Context, q standsQuery) (holder int32, all 
 	if err != nil {
 		return 0, false
 	}
-	all = c.stands(c.cfg.Self, q) == apply.StandsRefused
+	all = without(c.stands(c.cfg.Self, q))
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, id := range c.everybody(q.TP) {
@@ -105,7 +214,7 @@ func (c *Cluster) survey(ctx context.Context, q standsQuery) (holder int32, all 
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			all = all && err == nil && said == apply.StandsRefused
+			all = all && err == nil && without(said)
 			if err == nil && said == apply.StandsHeld {
 				holder = id
 			}
@@ -122,7 +231,11 @@ func (c *Cluster) stands(asks int32, q standsQuery) string {
 	if !q.Pledge {
 		asks = 0
 	}
-	return c.applier.Stands(q.Batch, asks)
+	said := c.applier.Stands(q.Batch, asks)
+	if r := q.Refusal; r != nil && r.Index != 0 && r.Batch() == q.Batch && said == apply.StandsLacks {
+		c.refusals.hear(*r)
+	}
+	return said
 }
 
 // heardStands answers methodStands.

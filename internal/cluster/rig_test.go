@@ -38,6 +38,7 @@ type fakeApplier struct {
 	mu       sync.Mutex
 	n        uint64
 	unready  map[fsm.TP]bool
+	ends     map[fsm.TP]int64 // where the broker's log ends, if it does not have everything
 	trouble  map[uint32][]apply.PartitionStatus
 	stuck    map[uint32]uint64 // what the broker has applied, where it does not go on
 	held     bool              // what is committed does not become visible
@@ -67,10 +68,11 @@ func (a *fakeApplier) edit(f func()) {
 	a.changes.Set(n)
 }
 
-func (a *fakeApplier) Ready(tp fsm.TP, _ int64) bool {
+func (a *fakeApplier) Ready(tp fsm.TP, required int64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return !a.unready[tp]
+	end, short := a.ends[tp]
+	return !a.unready[tp] && (!short || required <= end)
 }
 
 func (a *fakeApplier) WhenVisible(_ fsm.TP, _ int64, fn func(error)) {

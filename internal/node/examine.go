@@ -50,6 +50,8 @@ func (s *stores) examine(last uint64) (err error) {
 	switch snap := s.snaps.last(); {
 	case snap.index < cut:
 		return fmt.Errorf("it was removed up to the snapshot at %d, which is gone: %w", cut, errDamaged)
+	case last == 0 && snap.index > cut && snap.incarnation != s.snaps.incarnation:
+		return s.disk.neverHad(cut, snap.index) // the process ended before that was written down
 	case last == 0:
 		return nil
 	case first > snap.index+1:

@@ -57,6 +57,7 @@ type logMarks struct {
 	mu      sync.Mutex // guards what follows; Raft appends and compacts side by side
 	began   bool       // the log has entries
 	touched bool       // written to since it was opened
+	gaps    atomic.Pointer[[]gap]
 }
 
 // touch takes back what the last close said of the log's end.
@@ -86,16 +87,21 @@ func (m *logMarks) begin() error {
 	return nil
 }
 
-// empty notes that the log is emptied on purpose: a snapshot stands for
-// everything up to index.
-func (m *logMarks) empty(index uint64) error {
+// empty notes that the log, which ended at last, is emptied on purpose: a snapshot
+// stands for everything up to index. That nothing of it can be gone by now comes
+// first, then what was never there: else a start from an older snapshot could
+// bring that in.
+func (m *logMarks) empty(index, last uint64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.began = false
 	if m.stable == nil {
 		return nil
 	}
-	return errors.Join(m.stable.SetUint64([]byte(logCutKey), index), m.stable.Set([]byte(logBeganKey), []byte{}))
+	if err := m.stable.SetUint64([]byte(logCutKey), index); err != nil {
+		return err
+	}
+	return errors.Join(m.addGap(gap{last, index}), m.stable.Set([]byte(logBeganKey), []byte{}))
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -262,7 +268,7 @@ func (s *guardedLog) cut(from, to uint64, account func()) error {
 func (s *guardedLog) empty(index, from, to uint64) error {
 	err := s.g.write("empty the raft log", func() error {
 		failpoint.Hit(failpoint.InstallBefore)
-		if err := errors.Join(s.marks.touch(), s.marks.empty(index)); err != nil {
+		if err := errors.Join(s.marks.touch(), s.marks.empty(index, to)); err != nil {
 			return err
 		}
 		failpoint.Hit(failpoint.InstallMarked)

@@ -133,6 +133,11 @@ func (m *machine) Restore(r io.ReadCloser) error {
 		return fmt.Errorf("restore group %d: the snapshot is of group %d: %w", m.group, head.ID, errBadSnapshot)
 	}
 	installed := m.fresh()
+	if installed != 0 {
+		if err := m.replaceLog(installed); err != nil {
+			return err
+		}
+	}
 	index, tail := snap.tailIndex, snap.tail
 	switch {
 	case snap.incarnation != m.incarnation || installed != 0:
@@ -153,7 +158,6 @@ func (m *machine) Restore(r io.ReadCloser) error {
 	m.tailMu.Unlock()
 	m.moved.Set(index)
 	if installed != 0 {
-		m.replaceLog(installed)
 		m.rebased.Set(m.rebased.Get() + 1)
 	}
 	m.fates.restored(snap.index)
@@ -173,12 +177,18 @@ func (m *machine) reaches(tail, head uint64) bool {
 	return err == nil && first != 0 && first <= tail+1
 }
 
-// replaceLog lets Raft remove the log that a leader's snapshot stands for.
-func (m *machine) replaceLog(index uint64) {
+// replaceLog lets Raft remove the log that a leader's snapshot stands for. Where
+// there is none, there is nothing to remove, and Raft asks for nothing.
+func (m *machine) replaceLog(index uint64) error {
 	disk := m.disk.Load()
-	if last, err := disk.LastIndex(); err == nil && last > 0 {
-		disk.replaced.Store(index)
+	switch last, err := disk.LastIndex(); {
+	case err != nil:
+		return fmt.Errorf("read the last index of the log that a snapshot replaces: %w", err)
+	case last == 0:
+		return disk.neverHad(m.applied.Get(), index)
 	}
+	disk.replaced.Store(index)
+	return nil
 }
 
 // Entry implements the applier's Log. Any goroutine may call it.

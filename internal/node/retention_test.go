@@ -120,6 +120,18 @@ func TestFollowerBeyondTheLog(t *testing.T) {
 			st := g.LogStatus()
 			return st.TailIndex >= base.Index && (st.FirstIndex == 0 || st.FirstIndex > base.Index), fmt.Sprintf("%+v", st)
 		})
+		never := func(g *Group) {
+			t.Helper()
+			for index, want := range map[uint64]bool{1: false, stale: false, base.Index - 1: true, base.Index: true, base.Index + 1: false} {
+				if got := g.Log().Never(index); got != want {
+					t.Errorf("entry %d was never here: %t; node 3 had %d and got a snapshot at %d", index, got, stale, base.Index)
+				}
+			}
+			if g.Log().Missing() != base.Index {
+				t.Errorf("the newest that is missing is %d, not %d", g.Log().Missing(), base.Index)
+			}
+		}
+		never(g)
 		c.load(64<<10, 8<<10)
 		want := lead.Log().Applied().Get()
 		if _, err := g.Log().Applied().Wait(ctx, want); err != nil {
@@ -130,6 +142,7 @@ func TestFollowerBeyondTheLog(t *testing.T) {
 		c.stop(3)
 		c.start(3)
 		g = c.nodes[3].Group(1)
+		never(g)
 		c.load(2<<20, 8<<10)
 		if _, err := g.Log().Applied().Wait(ctx, lead.Log().Applied().Get()); err != nil {
 			t.Fatal("node 3 does not follow after its restart")

@@ -33,8 +33,9 @@ const (
 	// Keys of ours in the stable store, beside Raft's term and vote.
 	incarnationKey = "lockstep-incarnation"
 	logBeganKey    = "lockstep-log-began"
-	logEndKey      = "lockstep-log-end" // the last index when the store was closed in good order, else 0
-	logCutKey      = "lockstep-log-cut" // index of the snapshot that the whole log was last removed for
+	logEndKey      = "lockstep-log-end"  // the last index when the store was closed in good order, else 0
+	logGapsKey     = "lockstep-log-gaps" // what the log never held
+	logCutKey      = "lockstep-log-cut"  // index of the snapshot that the whole log was last removed for
 )
 
 // stores are one group's log, snapshots, term and vote on disk.
@@ -93,6 +94,9 @@ func openStores(c storeConfig) (*stores, error) {
 	}
 	s.disk = &guardedLog{LogStore: inner, g: s.guard, log: c.logger, rules: cutRules{retain: c.retain}}
 	s.disk.marks.stable, s.disk.marks.began = stable, s.has(logBeganKey)
+	if err := s.disk.marks.loadGaps(); err != nil {
+		return nil, errors.Join(fmt.Errorf("read what the log in %s never held: %w", c.dir, err), s.close())
+	}
 	s.logs = newCachedLog(s.disk, cacheBytes)
 	return s, nil
 }

@@ -1,0 +1,118 @@
+package apply
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"sync"
+
+	bolt "go.etcd.io/bbolt"
+
+	"lockstep/fsm"
+)
+
+var turnedBucket = []byte("turned-away")
+
+// turnedAway remembers, through a restart, which batch a partition's broker refused
+// last. A leader's snapshot may carry the node past that batch before it is cut:
+// then nothing else says that the broker never had it. It is forgotten before
+// anybody is told that the broker took it after all.
+type turnedAway struct {
+	store *bindings
+
+	mu sync.Mutex // guards what follows, and orders the writes
+	by map[fsm.TP]Batch
+}
+
+func newTurnedAway(store *bindings) (*turnedAway, error) {
+	t := &turnedAway{store: store, by: make(map[fsm.TP]Batch)}
+	err := store.db.Update(func(tx *bolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(turnedBucket)
+		if err != nil {
+			return err
+		}
+		return b.ForEach(func(k, raw []byte) error {
+			var v Batch
+			if len(k) != 12 {
+				return fmt.Errorf("a key of %d bytes", len(k))
+			}
+			if err := json.Unmarshal(raw, &v); err != nil {
+				return err
+			}
+			t.by[fsm.TP{Topic: binary.BigEndian.Uint64(k), Partition: int32(binary.BigEndian.Uint32(k[8:]))}] = v
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read what the broker refused: %w", err)
+	}
+	return t, nil
+}
+
+// of returns what a partition's broker refused last, nil if there is nothing.
+func (t *turnedAway) of(tp fsm.TP) *Batch {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if b, ok := t.by[tp]; ok {
+		return &b
+	}
+	return nil
+}
+
+func (t *turnedAway) note(b Batch) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	err := t.store.db.Update(func(tx *bolt.Tx) error {
+		raw, err := json.Marshal(b)
+		if err != nil {
+			return err
+		}
+		return tx.Bucket(turnedBucket).Put(quarantineKey(b.TP), raw)
+	})
+	if err != nil {
+		return fmt.Errorf("write down what the broker refuses: %w", err)
+	}
+	t.by[b.TP] = b
+	return nil
+}
+
+func (t *turnedAway) forget(tp fsm.TP) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, ok := t.by[tp]; !ok {
+		return nil
+	}
+	err := t.store.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(turnedBucket).Delete(quarantineKey(tp)) })
+	if err != nil {
+		return fmt.Errorf("forget what the broker refused: %w", err)
+	}
+	delete(t.by, tp)
+	return nil
+}
+
+// tookIt forgets the refusal of what the broker is found to hold below end. Only
+// the lane's goroutine calls it, before it says so to anybody.
+func (l *lane) tookIt(end int64) {
+	if l.turned == nil || end <= l.turned.Offset { // only this goroutine writes it
+		return
+	}
+	l.mu.Lock()
+	l.turned = nil
+	l.mu.Unlock()
+	if err := l.f.a.turned.forget(l.tp); err != nil {
+		l.f.a.log.Error("what the broker once refused is still written down as never taken: look at the disk of data_dir", "error", err)
+	}
+}
+
+// mayBeCut says whether an item is what the broker refused before this process
+// began, and this node has not read on as far as a leader has since: the batch may
+// be cut there, and a broker that would take it by now must not be given it. Only
+// the lane's goroutine calls it.
+func (l *lane) mayBeCut(it *item) bool {
+	if !l.unsure || l.turned == nil || it.index != l.turned.Index || it.base != l.turned.Offset {
+		return false
+	}
+	m := l.f.fresh.Get()
+	l.unsure = m.n == 0 || l.f.dealt.Get() < m.index
+	return l.unsure
+}

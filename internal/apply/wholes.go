@@ -1,0 +1,84 @@
+package apply
+
+import (
+	"encoding/binary"
+	"fmt"
+	"sync"
+
+	bolt "go.etcd.io/bbolt"
+
+	"lockstep/fsm"
+)
+
+var wholesBucket = []byte("wholes")
+
+// wholes remembers, through a restart, up to which entry a partition's copy was
+// whole where entries are missing from this node's log: with a copy the broker may
+// have got what was in them. It is written down before the partition is served.
+type wholes struct {
+	store *bindings
+
+	mu sync.Mutex // guards what follows
+	by map[fsm.TP]uint64
+}
+
+func newWholes(store *bindings) (*wholes, error) {
+	w := &wholes{store: store, by: make(map[fsm.TP]uint64)}
+	err := store.db.Update(func(tx *bolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(wholesBucket)
+		if err != nil {
+			return err
+		}
+		return b.ForEach(func(k, v []byte) error {
+			if len(k) != 12 || len(v) != 8 {
+				return fmt.Errorf("a key of %d bytes with a value of %d", len(k), len(v))
+			}
+			w.by[fsm.TP{Topic: binary.BigEndian.Uint64(k), Partition: int32(binary.BigEndian.Uint32(k[8:]))}] = binary.BigEndian.Uint64(v)
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read which copies were whole: %w", err)
+	}
+	return w, nil
+}
+
+func (w *wholes) of(tp fsm.TP) uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.by[tp]
+}
+
+// note writes down that a partition's copy is whole up to an entry, 0 to forget
+// the partition. Many partitions may become whole at once: they share a write.
+func (w *wholes) note(tp fsm.TP, index uint64) error {
+	err := w.store.db.Batch(func(tx *bolt.Tx) error {
+		if index == 0 {
+			return tx.Bucket(wholesBucket).Delete(quarantineKey(tp))
+		}
+		return tx.Bucket(wholesBucket).Put(quarantineKey(tp), binary.BigEndian.AppendUint64(nil, index))
+	})
+	if err != nil {
+		return fmt.Errorf("write down that the copy of partition %s is whole: %w", tp, err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if index == 0 {
+		delete(w.by, tp)
+	} else {
+		w.by[tp] = index
+	}
+	return nil
+}
+
+// noteWhole writes down that the copy is about to be served, which may hold what
+// was in entries up to missing, that this node's log never had.
+func (l *lane) noteWhole(missing uint64) error {
+	if err := l.f.a.wholes.note(l.tp, missing); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.whole = missing
+	return nil
+}
