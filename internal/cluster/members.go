@@ -216,7 +216,9 @@ func (c *Cluster) follows(g *node.Group, a *Announcement) bool {
 }
 
 // mayVote lets a node vote when its broker has what is committed: a vote is a
-// copy, and a majority of copies is what a record survives on.
+// copy, and a majority of copies is what a record survives on. In a quiet group
+// everything is within a few entries: the broker must have had the last one, and
+// no partition may be on its way still.
 // What its predecessor announced a moment ago says nothing.
 func (c *Cluster) mayVote(g *node.Group, n *fsm.CatalogNode) error {
 	id := n.ID
@@ -226,8 +228,11 @@ func (c *Cluster) mayVote(g *node.Group, n *fsm.CatalogNode) error {
 		return fmt.Errorf("let node %d vote: it, or its broker, is not well", id)
 	}
 	rep := &a.Groups[g.ID]
-	if !c.caughtUp(g, a) || rep.Unsound > 0 {
+	switch {
+	case rep.Role != "follower" || !a.keepsUp(g.ID):
 		return fmt.Errorf("let node %d vote: its broker does not have everything yet", id)
+	case rep.Unsound > 0 || len(rep.Troubled) > 0:
+		return fmt.Errorf("let node %d vote: its broker does not have everything yet: %d partitions are being opened, compared or copied", id, max(rep.Unsound, len(rep.Troubled)))
 	}
 	return nil
 }

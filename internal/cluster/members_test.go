@@ -75,6 +75,55 @@ func TestReplaceANode(t *testing.T) {
 	}
 }
 
+// A quiet group has few entries, all of them within what a busy broker may be
+// behind: a node votes there only when its broker has every one, and no
+// partition is still being opened or compared.
+func TestNoVoteBeforeTheBrokerHasAll(t *testing.T) {
+	t.Parallel()
+	r := running(t, nil)
+	order := r.members[2].cluster
+	r.stop(3)
+	if err := os.RemoveAll(r.dataDir(3)); err != nil {
+		t.Fatal(err)
+	}
+	if err := order.RemoveNode(r.ctx(), 3, true); err != nil {
+		t.Fatal(err)
+	}
+	r.memberIs(r.members[1], 3, "awaited")
+	m := r.join(3, r.newNode(3))
+	m.applier.edit(func() {
+		m.applier.trouble[1] = []apply.PartitionStatus{{Topic: "t", State: string(apply.StateOpening)}}
+		m.applier.stuck = map[uint32]uint64{0: 1}
+	})
+	m.cluster.Open()
+	if err := m.node.Open(); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range []uint32{0, 1} {
+		// What the group's leader would do with the node, as far as it is now.
+		leader := r.leaderOf(g)
+		var next *memberChange
+		waiting := func() bool {
+			_, nodes, place := leader.cluster.memberLevel(g)
+			next = leader.cluster.nextChange(leader.node.Group(g), nodes, place)
+			a := func() *Announcement { news, _ := leader.cluster.roster.fresh(); return news[3] }()
+			return next != nil && next.what == "let node 3 vote" && well(a) && a.Incarnation == m.node.Incarnation() && a.Groups[g].Role == "follower" && a.Groups[g].Commit > 0
+		}
+		for deadline := time.Now().Add(testWait); !waiting(); {
+			if time.Now().After(deadline) {
+				t.Fatalf("group %d is through with %+v", g, next)
+			}
+		}
+		if err := next.may(); err == nil || !strings.Contains(err.Error(), "everything yet") {
+			t.Errorf("group %d: may node 3 vote? %v", g, err)
+		}
+	}
+	m.applier.edit(func() { delete(m.applier.trouble, 1) })
+	r.memberIs(r.members[1], 3, "joining") // group 0 holds it up
+	m.applier.edit(func() { m.applier.stuck = nil })
+	r.memberIs(r.members[1], 3, "member")
+}
+
 // A node that goes hands over what it leads first, coordinates no group any
 // more, and is told that it was removed.
 func TestRemoveANode(t *testing.T) {
