@@ -34,6 +34,9 @@ func someEntries() [][]byte {
 			Control(KindAllocateProducers, AllocateProducers{Count: 10}),
 			Control(KindAssignCoordinators, AssignCoordinators{Slots: []SlotAssignment{{Slot: 1, Node: 2}}}),
 		}),
+		EncodeEntry(1, []Command{
+			Control(KindRemoveNode, RemoveNode{ID: 1}), Control(KindKeepNode, KeepNode{ID: 1, Since: 4}),
+		}),
 		EncodeEntry(4, []Command{
 			CommitCommand(nil), CommitCommand(someCommits()),
 			Control(KindTouchGroups, TouchGroups{Groups: [][]byte{[]byte("g"), {0xff}}}),
@@ -116,7 +119,7 @@ func TestApplyRefusesWhatItDoesNotKnow(t *testing.T) {
 		"kind 0":               {raw(0, "{}"), ErrUnknownCommand},
 		"kind of tomorrow":     {raw(99, "{}"), ErrUnknownCommand},
 		"the next kind":        {raw(KindConfig+1, "{}"), ErrUnknownCommand},
-		"the catalog's next":   {raw(KindPlaceGroup+1, "{}"), ErrUnknownCommand},
+		"35, not given out":    {raw(KindReserveTopic+1, "{}"), ErrUnknownCommand},
 		"recovery too large":   {raw(KindRecover, `{"number":32768}`), ErrCorruptEntry},
 		"cut, unknown field":   {raw(KindCut, `{"tp":{"Topic":7,"Partition":3},"all":true}`), ErrCorruptEntry},
 		"log start, not JSON":  {raw(KindLogStart, `4`), ErrCorruptEntry},

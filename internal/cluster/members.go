@@ -147,7 +147,13 @@ func (c *Cluster) nextChange(g *node.Group, nodes map[int32]*fsm.CatalogNode, pl
 		if !n.Takes() || !place.Has(id) {
 			continue
 		}
-		switch s, ok := in[n.RaftServer()]; {
+		s, ok := in[n.RaftServer()]
+		if !ok || !s.Voter {
+			if move := c.freeAddress(g, servers, n, nodes); move != nil {
+				return move
+			}
+		}
+		switch {
 		case !ok:
 			return &memberChange{what: "add node " + itoa(id) + ", without a vote", may: always,
 				do: func() error { return g.AddNonvoter(n.RaftServer(), n.Raft) }}
@@ -158,6 +164,31 @@ func (c *Cluster) nextChange(g *node.Group, nodes map[int32]*fsm.CatalogNode, pl
 		}
 	}
 	return last
+}
+
+// freeAddress is what must be done first because another server has a node's
+// address in the group's configuration, nil if nothing: that is where the other
+// one was when it came, and Raft takes no address twice. Nobody is called there
+// any more.
+func (c *Cluster) freeAddress(g *node.Group, servers []node.Server, n *fsm.CatalogNode, nodes map[int32]*fsm.CatalogNode) *memberChange {
+	i := slices.IndexFunc(servers, func(s node.Server) bool { return s.Address == n.Raft && s.ID != n.RaftServer() })
+	if i < 0 {
+		return nil
+	}
+	s := servers[i]
+	other := nodes[s.Node]
+	change := &memberChange{what: "write down where node " + itoa(s.Node) + " is", may: always}
+	switch {
+	case other == nil || other.RaftServer() != s.ID || other.Raft == "" || other.Raft == s.Address:
+		change.may = func() error {
+			return fmt.Errorf("node %d has the address of node %d, %s: give one of them another raft.advertise", s.Node, n.ID, n.Raft)
+		}
+	case s.Voter:
+		change.do = func() error { return g.Promote(s.ID, other.Raft) }
+	default:
+		change.do = func() error { return g.AddNonvoter(s.ID, other.Raft) }
+	}
+	return change
 }
 
 // mayRemove refuses what would leave the group without a majority that is here.

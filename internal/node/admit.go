@@ -292,6 +292,12 @@ func (n *Node) expected(id int32, served bool) error {
 		if c.State == fsm.NodeAwaited && served {
 			return fmt.Errorf("node %d is awaited with an empty data_dir, and this one has been a member's: empty it, then start the node again", id)
 		}
+		for _, other := range nodes {
+			if other.ID != id && c.State == fsm.NodeAwaited && (other.State == fsm.NodeJoining || other.State == fsm.NodeLeaving) {
+				// The catalog says the same, and each time it costs an entry of the log.
+				return fmt.Errorf("node %d is %s: this one is let in after that", other.ID, other.State)
+			}
+		}
 		return nil
 	}
 	if _, ok := serverOf(n.Catalog().Servers(), id); ok {
