@@ -34,9 +34,6 @@ func someEntries() [][]byte {
 			Control(KindAllocateProducers, AllocateProducers{Count: 10}),
 			Control(KindAssignCoordinators, AssignCoordinators{Slots: []SlotAssignment{{Slot: 1, Node: 2}}}),
 		}),
-		EncodeEntry(1, []Command{
-			Control(KindRemoveNode, RemoveNode{ID: 1}), Control(KindKeepNode, KeepNode{ID: 1, Since: 4}),
-		}),
 		EncodeEntry(4, []Command{
 			CommitCommand(nil), CommitCommand(someCommits()),
 			Control(KindTouchGroups, TouchGroups{Groups: [][]byte{[]byte("g"), {0xff}}}),

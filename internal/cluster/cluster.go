@@ -67,6 +67,10 @@ type Config struct {
 	// ReplicationFactor is on how many nodes a rebalance places each group.
 	ReplicationFactor int
 
+	// ReapAfter is raft.reap_after: a member that nobody has heard of for so
+	// long is taken out; 0: never.
+	ReapAfter time.Duration
+
 	// Lease is raft.leader_lease_timeout: if this process stood still for
 	// half of it, what it leads is confirmed before it is served (default 400ms).
 	Lease time.Duration
