@@ -124,6 +124,12 @@ func TestARemovalIsTakenBack(t *testing.T) {
 	must(KindRemoveNode, RemoveNode{ID: 3, Again: true})
 	must(KindNodeLeft, NodeLeft{ID: 3, Since: m.Catalog.Nodes[3].Since})
 	refused("not leaving", KindKeepNode, KeepNode{ID: 3})
+	// A node that is joining is taken back by its removal.
+	must(KindRegisterNode, RegisterNode{Node: CatalogNode{ID: 3, Incarnation: incB, Raft: "r:1"}})
+	refused("one at a time", KindRemoveNode, RemoveNode{ID: 4, Again: true})
+	must(KindRemoveNode, RemoveNode{ID: 3, Again: true})
+	must(KindNodeLeft, NodeLeft{ID: 3, Since: m.Catalog.Nodes[3].Since})
+	must(KindRemoveNode, RemoveNode{ID: 4, Again: true})
 	same := again(t, m.Group)
 	if got, want := string(mustJSON(same.Catalog.state())), string(mustJSON(m.Catalog.state())); got != want {
 		t.Errorf("a snapshot holds %s, want %s", got, want)

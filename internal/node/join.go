@@ -155,10 +155,7 @@ func (n *Node) seekEntry(ctx context.Context, answers map[int32]joinAnswer) (boo
 	}
 	n.mu.Lock()
 	n.entering = true
-	for _, a := range answers {
-		n.adopted.recovery = max(n.adopted.recovery, a.Recovery)
-	}
-	n.adopted.server, n.adopted.catalog, n.adopted.former = in.Server, in.Catalog, in.Former
+	n.adopted = welcome{in.Recovery, in.Server, in.Catalog, in.Former}
 	n.mu.Unlock()
 	known := make(map[int32]string)
 	maps.Copy(known, in.Known)
@@ -171,11 +168,12 @@ func (n *Node) seekEntry(ctx context.Context, answers map[int32]joinAnswer) (boo
 // refusal does, and one whose age is not known.
 func welcomed(answers map[int32]joinAnswer) (in *joinAnswer, problem string) {
 	var refusal *joinAnswer
-	for _, a := range answers {
+	var by int32
+	for id, a := range answers {
 		switch {
 		case a.Refused:
 			if refusal == nil || a.newer(refusal) {
-				refusal = &a
+				refusal, by = &a, id
 			}
 		case a.Admitted:
 			if in == nil || a.newer(in) {
@@ -189,7 +187,7 @@ func welcomed(answers map[int32]joinAnswer) (in *joinAnswer, problem string) {
 	case in != nil && refusal.Catalog != 0 && in.newer(refusal):
 		return in, ""
 	}
-	return nil, refusal.Problem
+	return nil, fmt.Sprintf("node %d says: %s", by, refusal.Problem)
 }
 
 // newer says whether an answer is from a newer catalog than another one.
