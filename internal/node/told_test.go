@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"lockstep/fsm"
 	"lockstep/transport"
 )
 
@@ -44,4 +45,29 @@ func TestARemovalIsHeardFromMembersOnly(t *testing.T) {
 		t.Errorf("a member is not believed: %q", got)
 	}
 	one.heed(3, nil)
+}
+
+// A leader that cannot read a command itself commits it not: it would stop, and
+// with it everybody of its build.
+func TestALeaderCommitsWhatItCanRead(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, 3, nil)
+	c.start(1, 2, 3)
+	c.settled()
+	lead := c.leader(0)
+	for id, n := range c.nodes {
+		if n == lead {
+			continue
+		}
+		r, err := n.Submit(c.ctx(), fsm.CatalogGroup, fsm.Command{Kind: 99, Body: []byte("{}")})
+		if err != nil || r.Verdict != fsm.Rejected || !strings.Contains(r.Message, "upgrade this node") {
+			t.Errorf("a command of tomorrow, from node %d: %+v, %v", id, r, err)
+		}
+	}
+	c.createTopic(lead, "t")
+	for id, n := range c.nodes {
+		if err := n.Err(); err != nil {
+			t.Errorf("node %d stops: %v", id, err)
+		}
+	}
 }
