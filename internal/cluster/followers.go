@@ -41,14 +41,9 @@ func (a *Announcement) measure(old *Announcement) {
 	}
 }
 
-// keepsUp says whether that broker had everything of a group a moment ago.
-func (a *Announcement) keepsUp(group uint32) bool {
-	return int(group) < len(a.caughtUp) && time.Since(a.caughtUp[group]) <= maxFollowerLag
-}
-
 // serves says whether consumers can read a partition from that node's broker.
 func (a *Announcement) serves(group uint32, p proxy.TopicPartition) bool {
-	if !a.keepsUp(group) {
+	if int(group) >= len(a.caughtUp) || time.Since(a.caughtUp[group]) > maxFollowerLag {
 		return false
 	}
 	if a.Groups[group].Role == roleAway {

@@ -31,8 +31,35 @@ const (
 // settlements is up to which index of the catalog this node, leading a group,
 // saw nothing left to change in its configuration.
 type settlements struct {
-	mu sync.Mutex
-	at map[uint32]uint64 // by group
+	mu    sync.Mutex
+	at    map[uint32]uint64   // by group
+	marks map[uint32]voteMark // by group
+}
+
+// voteMark is what was applied in a group when a node that is to vote was
+// nearly there.
+type voteMark struct {
+	incarnation string
+	index       uint64
+}
+
+// hadAll says whether a node's broker has had everything that was applied at one
+// moment since it was nearly there: one that takes appends all the time never has
+// all of now.
+func (s *settlements) hadAll(group uint32, incarnation string, near bool, broker, applied uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m, ok := s.marks[group]
+	switch {
+	case !near:
+		delete(s.marks, group)
+		return false
+	case broker >= applied || ok && m.incarnation == incarnation && broker >= m.index:
+		return true
+	case !ok || m.incarnation != incarnation:
+		s.marks[group] = voteMark{incarnation, applied}
+	}
+	return false
 }
 
 func (s *settlements) get(group uint32) uint64 {
@@ -248,8 +275,8 @@ func (c *Cluster) follows(g *node.Group, a *Announcement) bool {
 
 // mayVote lets a node vote when its broker has what is committed: a vote is a
 // copy, and a majority of copies is what a record survives on. In a quiet group
-// everything is within a few entries: the broker must have had the last one, and
-// no partition may be on its way still.
+// everything is within a few entries: the broker must have had the last one of a
+// moment ago, and no partition may be on its way still.
 // What its predecessor announced a moment ago says nothing.
 func (c *Cluster) mayVote(g *node.Group, n *fsm.CatalogNode) error {
 	id := n.ID
@@ -259,11 +286,12 @@ func (c *Cluster) mayVote(g *node.Group, n *fsm.CatalogNode) error {
 		return fmt.Errorf("let node %d vote: it, or its broker, is not well", id)
 	}
 	rep := &a.Groups[g.ID]
+	all := c.settles.hadAll(g.ID, n.Incarnation, c.caughtUp(g, a), rep.Broker, g.Log().Applied().Get())
 	switch {
-	case rep.Role != "follower" || !a.keepsUp(g.ID):
-		return fmt.Errorf("let node %d vote: its broker does not have everything yet", id)
 	case rep.Unsound > 0 || len(rep.Troubled) > 0:
-		return fmt.Errorf("let node %d vote: its broker does not have everything yet: %d partitions are being opened, compared or copied", id, max(rep.Unsound, len(rep.Troubled)))
+		return fmt.Errorf("let node %d vote: its broker does not have everything yet: partitions are being opened, compared or copied", id)
+	case !all:
+		return fmt.Errorf("let node %d vote: its broker does not have everything yet", id)
 	}
 	return nil
 }

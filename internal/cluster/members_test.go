@@ -124,6 +124,34 @@ func TestNoVoteBeforeTheBrokerHasAll(t *testing.T) {
 	r.memberIs(r.members[1], 3, "member")
 }
 
+// A broker that takes appends all the time has everything of a moment ago, not of
+// now: that is enough, if it was nearly there in that moment.
+func TestABusyBrokerGetsThere(t *testing.T) {
+	t.Parallel()
+	s := settlements{marks: make(map[uint32]voteMark)}
+	for i, step := range []struct {
+		incarnation     string
+		near            bool
+		broker, applied uint64
+		want            bool
+	}{
+		{"a", false, 10, 100, false}, // that is no mark
+		{"a", true, 100, 103, false}, // this is
+		{"a", true, 102, 110, false},
+		{"a", true, 103, 120, true},
+		{"a", false, 104, 300, false}, // it fell behind: the mark is gone
+		{"a", true, 290, 300, false},
+		{"b", true, 301, 310, false}, // another one under that id
+		{"b", true, 309, 320, false},
+		{"b", true, 310, 330, true},
+		{"c", true, 7, 7, true}, // quiet: it has all
+	} {
+		if got := s.hadAll(1, step.incarnation, step.near, step.broker, step.applied); got != step.want {
+			t.Errorf("step %d: %+v", i, step)
+		}
+	}
+}
+
 // A node that goes hands over what it leads first, coordinates no group any
 // more, and is told that it was removed.
 func TestRemoveANode(t *testing.T) {
