@@ -1,9 +1,11 @@
 package cluster
 
 import (
+	"context"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -150,6 +152,41 @@ func TestABusyBrokerGetsThere(t *testing.T) {
 			t.Errorf("step %d: %+v", i, step)
 		}
 	}
+}
+
+// Under load a broker is always a few entries behind: its node gets its votes all
+// the same.
+func TestANodeJoinsUnderLoad(t *testing.T) {
+	t.Parallel()
+	r := running(t, nil)
+	one := r.members[1]
+	r.stop(3)
+	if err := os.RemoveAll(r.dataDir(3)); err != nil {
+		t.Fatal(err)
+	}
+	if err := one.cluster.RemoveNode(r.ctx(), 3, true); err != nil {
+		t.Fatal(err)
+	}
+	r.memberIs(one, 3, "awaited")
+	m := r.join(3, r.newNode(3))
+	m.applier.edit(func() { m.applier.behind = 2 })
+	m.cluster.Open()
+	if err := m.node.Open(); err != nil {
+		t.Fatal(err)
+	}
+	// Every group takes entries, that are refused or are no news: it is all the same.
+	load, done := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for g := range uint32(testGroups) {
+		wg.Go(func() {
+			for load.Err() == nil {
+				_, _ = one.node.Submit(load, g, fsm.Control(fsm.KindClose, fsm.Close{Topic: 1 << 40}))
+			}
+		})
+	}
+	defer wg.Wait()
+	defer done()
+	r.memberIs(one, 3, "member")
 }
 
 // A node that goes hands over what it leads first, coordinates no group any

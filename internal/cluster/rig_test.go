@@ -41,6 +41,7 @@ type fakeApplier struct {
 	unready  map[fsm.TP]bool
 	trouble  map[uint32][]apply.PartitionStatus
 	stuck    map[uint32]uint64 // what the broker has applied, where it does not go on
+	behind   uint64            // entries that the broker never has yet
 	held     bool              // what is committed does not become visible
 	waiters  []func(error)
 	concerns map[uint32]uint64 // Conclude's last word
@@ -113,6 +114,7 @@ func (a *fakeApplier) Status(group uint32) apply.GroupStatus {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := apply.GroupStatus{BrokerApplied: a.node.Group(group).Log().Applied().Get(), Troubled: a.trouble[group]}
+	s.BrokerApplied -= min(s.BrokerApplied, a.behind)
 	if at, ok := a.stuck[group]; ok {
 		s.BrokerApplied = at
 	}
