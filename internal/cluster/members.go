@@ -36,30 +36,38 @@ type settlements struct {
 	marks map[uint32]voteMark // by group
 }
 
-// voteMark is what was applied in a group when a node that is to vote was
-// nearly there.
+// voteMark is what was applied in a group when its leader first looked at a node
+// that is to vote.
 type voteMark struct {
 	incarnation string
 	index       uint64
 }
 
-// hadAll says whether a node's broker has had everything that was applied at one
-// moment since it was nearly there: one that takes appends all the time never has
-// all of now.
+// hadAll says whether a node's broker is nearly there and has had everything that
+// was applied when this leader first looked: one that takes appends all the time
+// never has all of now, and one that has begun nothing is nearly there, too, in a
+// quiet group.
 func (s *settlements) hadAll(group uint32, incarnation string, near bool, broker, applied uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m, ok := s.marks[group]
-	switch {
-	case !near:
-		delete(s.marks, group)
-		return false
-	case broker >= applied || ok && m.incarnation == incarnation && broker >= m.index:
-		return true
-	case !ok || m.incarnation != incarnation:
-		s.marks[group] = voteMark{incarnation, applied}
+	if !ok || m.incarnation != incarnation {
+		m = voteMark{incarnation, applied}
+		s.marks[group] = m
 	}
-	return false
+	if !near || broker < m.index {
+		return false
+	}
+	delete(s.marks, group)
+	return true
+}
+
+// leave forgets what was seen in an office.
+func (s *settlements) leave(group uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.at[group] = 0
+	delete(s.marks, group)
 }
 
 func (s *settlements) get(group uint32) uint64 {
@@ -83,7 +91,7 @@ func (c *Cluster) memberLoop(ctx context.Context, g *node.Group) {
 		_, changed := c.node.Catalog().CatalogChanged().Changed()
 		_, office := g.Leading.Changed()
 		if g.Leading.Get() == nil {
-			c.settles.set(g.ID, 0)
+			c.settles.leave(g.ID)
 		} else if err := c.settleMembers(ctx, g); err == nil {
 			said = ""
 		} else if text := err.Error(); text != said && ctx.Err() == nil {
@@ -275,8 +283,8 @@ func (c *Cluster) follows(g *node.Group, a *Announcement) bool {
 
 // mayVote lets a node vote when its broker has what is committed: a vote is a
 // copy, and a majority of copies is what a record survives on. In a quiet group
-// everything is within a few entries: the broker must have had the last one of a
-// moment ago, and no partition may be on its way still.
+// everything is within a few entries: the broker must have had the last one of when
+// this leader first looked, and no partition may be on its way still.
 // What its predecessor announced a moment ago says nothing.
 func (c *Cluster) mayVote(g *node.Group, n *fsm.CatalogNode) error {
 	id := n.ID
@@ -286,11 +294,11 @@ func (c *Cluster) mayVote(g *node.Group, n *fsm.CatalogNode) error {
 		return fmt.Errorf("let node %d vote: it, or its broker, is not well", id)
 	}
 	rep := &a.Groups[g.ID]
-	all := c.settles.hadAll(g.ID, n.Incarnation, c.caughtUp(g, a), rep.Broker, g.Log().Applied().Get())
+	near := c.caughtUp(g, a)
 	switch {
 	case rep.Unsound > 0 || len(rep.Troubled) > 0:
 		return fmt.Errorf("let node %d vote: its broker does not have everything yet: partitions are being opened, compared or copied", id)
-	case !all:
+	case !c.settles.hadAll(g.ID, n.Incarnation, near, rep.Broker, g.Log().Applied().Get()):
 		return fmt.Errorf("let node %d vote: its broker does not have everything yet", id)
 	}
 	return nil
