@@ -79,6 +79,7 @@ type Raft struct {
 	LogRetainBytes       Size          `yaml:"log_retain_bytes"`
 	LogLimitBytes        Size          `yaml:"log_limit_bytes"`
 	LeaderRebalanceDelay time.Duration `yaml:"leader_rebalance_delay"`
+	ReapAfter            time.Duration `yaml:"reap_after"`
 	Insecure             bool          `yaml:"insecure"`
 	TLS                  TLS           `yaml:"tls"`
 }

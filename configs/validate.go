@@ -25,7 +25,9 @@ const (
 	maxRaftEntries    = 1024 // hashicorp/raft refuses more
 	maxPartitions     = 10_000
 	minRaftTimeout    = 5 * time.Millisecond // hashicorp/raft refuses less
-	entryHeadroom     = 4 * KiB              // what an entry or a frame holds beside its batch
+	minReapAfter      = 10 * time.Minute     // a machine that restarts, and checks its disks, is not dead
+	maxReapAfter      = 365 * 24 * time.Hour
+	entryHeadroom     = 4 * KiB // what an entry or a frame holds beside its batch
 	maxIDLength       = 64
 	maxConnectionsCap = 1_000_000
 )
@@ -274,6 +276,9 @@ func (c Config) validateRaftTiming(p *problems) {
 	between(p, "raft.commit_timeout", r.CommitTimeout, time.Millisecond, time.Minute)
 	between(p, "raft.store_timeout", r.StoreTimeout, 10*time.Millisecond, time.Hour)
 	between(p, "raft.leader_rebalance_delay", r.LeaderRebalanceDelay, 0, time.Hour)
+	if r.ReapAfter != 0 {
+		between(p, "raft.reap_after", r.ReapAfter, minReapAfter, maxReapAfter)
+	}
 	ok := between(p, "raft.heartbeat_timeout", r.HeartbeatTimeout, minRaftTimeout, time.Minute)
 	ok = between(p, "raft.election_timeout", r.ElectionTimeout, minRaftTimeout, time.Minute) && ok
 	ok = between(p, "raft.leader_lease_timeout", r.LeaderLeaseTimeout, minRaftTimeout, time.Minute) && ok

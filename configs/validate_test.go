@@ -73,6 +73,8 @@ func TestValidateRefuses(t *testing.T) {
 		{"heartbeat", []string{"raft.heartbeat_timeout=4ms"}, []string{"raft.heartbeat_timeout", "at least 5ms"}},
 		{"commit", []string{"raft.commit_timeout=0s"}, []string{"raft.commit_timeout", "at least 1ms"}},
 		{"store", []string{"raft.store_timeout=-5s"}, []string{"raft.store_timeout"}},
+		{"reap", []string{"raft.reap_after=9m59s"}, []string{"raft.reap_after", "10m"}},
+		{"reap, negative", []string{"raft.reap_after=-1s"}, []string{"raft.reap_after"}},
 		{"rebalance", []string{"raft.leader_rebalance_delay=-1s"}, []string{"raft.leader_rebalance_delay"}},
 		{"groups none", []string{"raft.groups=0"}, []string{`raft.groups = "0": too small; set it to at least 1`}},
 		{"groups many", []string{"raft.groups=65"}, []string{"raft.groups", "at most 64"}},

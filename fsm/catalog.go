@@ -205,6 +205,8 @@ func catalogArgs(k Kind) any {
 		return new(NodeJoined)
 	case KindPlaceGroup:
 		return new(PlaceGroup)
+	case KindKeepNode:
+		return new(KeepNode)
 	}
 	return nil
 }
@@ -239,6 +241,8 @@ func (c *Catalog) apply(index uint64, clockMs int64, args any) Result {
 		r, changed = c.nodeJoined(index, a)
 	case *PlaceGroup:
 		r, changed = c.placeGroup(index, a)
+	case *KeepNode:
+		r, changed = c.keepNode(index, a)
 	case *CreateTopic:
 		r = c.createTopic(a)
 	case *TopicOpened:

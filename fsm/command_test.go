@@ -116,7 +116,7 @@ func TestApplyRefusesWhatItDoesNotKnow(t *testing.T) {
 		"kind 0":               {raw(0, "{}"), ErrUnknownCommand},
 		"kind of tomorrow":     {raw(99, "{}"), ErrUnknownCommand},
 		"the next kind":        {raw(KindConfig+1, "{}"), ErrUnknownCommand},
-		"the catalog's next":   {raw(KindPlaceGroup+1, "{}"), ErrUnknownCommand},
+		"35, not given out":    {raw(KindReserveTopic+1, "{}"), ErrUnknownCommand},
 		"recovery too large":   {raw(KindRecover, `{"number":32768}`), ErrCorruptEntry},
 		"cut, unknown field":   {raw(KindCut, `{"tp":{"Topic":7,"Partition":3},"all":true}`), ErrCorruptEntry},
 		"log start, not JSON":  {raw(KindLogStart, `4`), ErrCorruptEntry},

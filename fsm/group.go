@@ -152,6 +152,13 @@ type appendArgs struct {
 	batch kafkawire.Batch
 }
 
+// Readable says why this build could not apply a command, nil if it can: what a
+// leader cannot read itself it must not commit.
+func Readable(c Command) error {
+	_, err := new(Group).decode(c)
+	return err
+}
+
 // decode turns a command into its arguments without touching the state.
 func (g *Group) decode(c Command) (any, error) {
 	switch c.Kind {

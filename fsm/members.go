@@ -12,7 +12,8 @@ type NodeState string
 
 // A node is awaited from the operator's word until it comes, joining until
 // every group has it as a voter, a member then, leaving until no group has it,
-// and gone afterwards. The founders begin as members.
+// and gone afterwards. One that is leaving may be kept: it is joining again. The
+// founders begin as members.
 const (
 	NodeMember  NodeState = ""
 	NodeAwaited NodeState = "awaited"
@@ -52,6 +53,17 @@ type AddNode struct {
 type RemoveNode struct {
 	ID    int32 `json:"id"`
 	Again bool  `json:"again,omitempty"`
+}
+
+// KindKeepNode is a command of the catalog: a removal is taken back. The number
+// is part of the log's format and never reused.
+const KindKeepNode Kind = 31
+
+// KeepNode takes the removal of a node back that has not left yet. Since is the
+// index of that order.
+type KeepNode struct {
+	ID    int32  `json:"id"`
+	Since uint64 `json:"since"`
 }
 
 // NodeLeft says that no group has a leaving node any more. Since is the index
@@ -141,6 +153,24 @@ func (c *Catalog) removeNode(index uint64, a *RemoveNode) (Result, bool) {
 	if !a.Again {
 		c.vacate(index, a.ID)
 	}
+	return Result{}, true
+}
+
+// keepNode lets a node that was leaving stay. Some groups may have given it up
+// already: it is joining until all have it as a voter. Its seats in groups that
+// have places went to others, and it gets those that are free.
+func (c *Catalog) keepNode(index uint64, a *KeepNode) (Result, bool) {
+	n := c.Nodes[a.ID]
+	switch {
+	case n != nil && n.Takes():
+		return Result{}, false
+	case n == nil || n.State != NodeLeaving:
+		return rejected(codeInvalidRequest, "node %d is not leaving", a.ID), false
+	case n.Since != a.Since:
+		return rejected(codeInvalidRequest, "node %d was ordered out by somebody else meanwhile: look again", a.ID), false
+	}
+	c.editNode(n, func(n *CatalogNode) { n.State, n.Again, n.Since = NodeJoining, false, index })
+	c.seat(index, a.ID)
 	return Result{}, true
 }
 

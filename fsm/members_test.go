@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -75,6 +76,60 @@ func TestNodeComesAndGoes(t *testing.T) {
 	refused("not in the cluster", KindRemoveNode, RemoveNode{ID: 1})
 	must(KindAddNode, AddNode{ID: 1, Raft: "r:1"})
 	refused("empty it", KindRegisterNode, register(1, incA))
+	same := again(t, m.Group)
+	if got, want := string(mustJSON(same.Catalog.state())), string(mustJSON(m.Catalog.state())); got != want {
+		t.Errorf("a snapshot holds %s, want %s", got, want)
+	}
+}
+
+// A removal is taken back as long as the node has not left: it is joining
+// again, and the order that it was put out by has no effect any more.
+func TestARemovalIsTakenBack(t *testing.T) {
+	m := newMachine(t, CatalogGroup)
+	must := func(kind Kind, args any) { t.Helper(); expect(t, one(t, m.Group, kind, args), "") }
+	refused := func(why string, kind Kind, args any) { t.Helper(); expect(t, one(t, m.Group, kind, args), why) }
+	for id := int32(1); id <= 4; id++ {
+		must(KindRegisterNode, RegisterNode{Node: CatalogNode{ID: id, Incarnation: incA, Raft: "r:1"}})
+	}
+	must(KindPlaceGroup, PlaceGroup{Group: 1, Nodes: []int32{1, 2, 3}, Factor: 3})
+	must(KindPlaceGroup, PlaceGroup{Group: 2, Nodes: []int32{1, 2, 3}, Factor: 3})
+	refused("not leaving", KindKeepNode, KeepNode{ID: 9})
+	before := m.Catalog.Version
+	must(KindKeepNode, KeepNode{ID: 2}) // a member: no news
+	if m.Catalog.Version != before {
+		t.Error("what is no news changes the catalog")
+	}
+	must(KindRemoveNode, RemoveNode{ID: 2})
+	order := m.Catalog.Nodes[2].Since
+	refused("one at a time", KindRemoveNode, RemoveNode{ID: 3, Again: true})
+	refused("look again", KindKeepNode, KeepNode{ID: 2, Since: order - 1})
+	must(KindKeepNode, KeepNode{ID: 2, Since: order})
+	n := m.Catalog.Nodes[2]
+	if n.State != NodeJoining || n.Incarnation != incA || n.RaftServer() != "2" || n.Since != m.Index {
+		t.Errorf("it is %+v, called %s", n, n.RaftServer())
+	}
+	if p := m.Catalog.Places[1]; !slices.Equal(p.Nodes, []int32{1, 3, 4}) {
+		t.Errorf("its seat went to another, and is %v", p.Nodes)
+	}
+	must(KindNodeLeft, NodeLeft{ID: 2, Since: order}) // late: nothing
+	refused("one at a time", KindRemoveNode, RemoveNode{ID: 3, Again: true})
+	must(KindNodeJoined, NodeJoined{ID: 2, Since: n.Since})
+	// Once more, and to be replaced: what was lost in between is replaced first.
+	must(KindRemoveNode, RemoveNode{ID: 2, Again: true})
+	must(KindKeepNode, KeepNode{ID: 2, Since: m.Catalog.Nodes[2].Since})
+	if n := m.Catalog.Nodes[2]; n.Again {
+		t.Errorf("it is to come again: %+v", n)
+	}
+	must(KindNodeJoined, NodeJoined{ID: 2, Since: m.Catalog.Nodes[2].Since})
+	must(KindRemoveNode, RemoveNode{ID: 3, Again: true})
+	must(KindNodeLeft, NodeLeft{ID: 3, Since: m.Catalog.Nodes[3].Since})
+	refused("not leaving", KindKeepNode, KeepNode{ID: 3})
+	// A node that is joining is taken back by its removal.
+	must(KindRegisterNode, RegisterNode{Node: CatalogNode{ID: 3, Incarnation: incB, Raft: "r:1"}})
+	refused("one at a time", KindRemoveNode, RemoveNode{ID: 4, Again: true})
+	must(KindRemoveNode, RemoveNode{ID: 3, Again: true})
+	must(KindNodeLeft, NodeLeft{ID: 3, Since: m.Catalog.Nodes[3].Since})
+	must(KindRemoveNode, RemoveNode{ID: 4, Again: true})
 	same := again(t, m.Group)
 	if got, want := string(mustJSON(same.Catalog.state())), string(mustJSON(m.Catalog.state())); got != want {
 		t.Errorf("a snapshot holds %s, want %s", got, want)

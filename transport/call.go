@@ -94,9 +94,9 @@ func (t *Transport) attemptFor(node int32) (*attempt, *callConn, error) {
 // runAttempt dials and, when that worked, serves the connection until it ends.
 // It does not use a caller's context: others wait for the same dial.
 func (t *Transport) runAttempt(node int32, l *link, a *attempt) {
-	c, _, err := t.dial(t.ctx, node, kindCalls, 0)
+	c, peer, err := t.dial(t.ctx, node, kindCalls, 0)
 	if err == nil {
-		a.conn = newCallConn(t, c, node)
+		a.conn = newCallConn(t, c, peer)
 	}
 	a.err = err
 	t.mu.Lock()
@@ -120,6 +120,7 @@ type callConn struct {
 	t    *Transport
 	c    *conn
 	node int32
+	peer Hello
 	w    *writer
 	ping *time.Ticker
 	done chan struct{} // closed when the connection ended; err is set before
@@ -130,8 +131,8 @@ type callConn struct {
 	pending map[uint64]chan message // by request id, one slot each
 }
 
-func newCallConn(t *Transport, c *conn, node int32) *callConn {
-	cc := &callConn{t: t, c: c, node: node, done: make(chan struct{}), pending: make(map[uint64]chan message)}
+func newCallConn(t *Transport, c *conn, peer Hello) *callConn {
+	cc := &callConn{t: t, c: c, node: peer.NodeID, peer: peer, done: make(chan struct{}), pending: make(map[uint64]chan message)}
 	cc.ping = time.NewTicker(t.timing.ping)
 	cc.w = newWriter(c, t.timing.write, cc.ping.C, cc.done)
 	return cc
@@ -236,7 +237,7 @@ func (cc *callConn) result(m message) ([]byte, error) {
 	case frameNoMethod:
 		return nil, fmt.Errorf("%w: %w", ErrNotSent, ErrUnknownMethod)
 	default:
-		return nil, &RemoteError{Node: cc.node, Message: string(m.payload)}
+		return nil, &RemoteError{Node: cc.node, Message: string(m.payload), From: cc.peer}
 	}
 }
 

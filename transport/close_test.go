@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/hashicorp/raft"
 )
 
 // Close ends everything that is under way and leaves no goroutine.
@@ -35,7 +33,7 @@ func TestCloseJoinsEverything(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.dial(raft.ServerAddress(b.Addr().String()), time.Second); err != nil {
+	if _, err := l.dial(2, time.Second); err != nil {
 		t.Fatal(err)
 	}
 

@@ -74,6 +74,7 @@ func (e *RefusedError) Unwrap() error { return e.err }
 type RemoteError struct {
 	Node    int32
 	Message string
+	From    Hello // who it was, as it said when the connection was made; empty on a Raft stream
 }
 
 // Error names the node and repeats what its handler said.

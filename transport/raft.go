@@ -120,12 +120,9 @@ func (l *streamLayer) accept() (net.Conn, error) {
 	}
 }
 
-// dial opens a stream to the node at an address.
-func (l *streamLayer) dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	node, err := l.t.nodeAt(string(address))
-	if err != nil {
-		return nil, err
-	}
+// dial opens a stream to a node. An address does not say who is meant: it may
+// have been another node's, which is still known.
+func (l *streamLayer) dial(node int32, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := l.ctx, context.CancelFunc(func() {})
 	if timeout > 0 {
 		ctx, cancel = context.WithTimeout(ctx, timeout)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -168,7 +169,7 @@ func TestCutRaftMakesTheOthersElect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.dial(raft.ServerAddress(next.node.Addr().String()), time.Second); !errors.Is(err, ErrRaftCut) {
+	if _, err := l.dial(next.node.cfg.Self.NodeID, time.Second); !errors.Is(err, ErrRaftCut) {
 		t.Errorf("dial after the cut: %v", err)
 	}
 }
@@ -299,11 +300,46 @@ func TestServerAddressFollowsSetPeer(t *testing.T) {
 			t.Errorf("server %q is at %s, want %s", id, addr, want)
 		}
 	}
-	if _, err := a.nodeAt(b.Addr().String()); !errors.Is(err, ErrUnknownPeer) {
-		t.Errorf("the old address still names a node: %v", err)
+}
+
+// An address may be used again: by a node that comes where another one was,
+// which is still known so that it can be told why it is refused. Raft's
+// messages go to who is meant, over no connection that was opened to the other.
+func TestAnAddressIsUsedAgain(t *testing.T) {
+	a, b := pair(t)
+	ga, err := a.RaftTransport(0, nil, 0)
+	if err != nil {
+		t.Fatal(err)
 	}
-	a.SetPeer(3, "moved.example:7400")
-	if _, err := a.nodeAt("moved.example:7400"); err == nil {
-		t.Error("an address of two nodes named one")
+	gb, err := b.RaftTransport(0, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveAll(t, a, b)
+	a.SetPeer(3, b.Addr().String()) // who was there before
+	go func() {
+		for {
+			select {
+			case rpc := <-gb.Consumer():
+				rpc.Respond(&raft.RequestVoteResponse{Granted: true}, nil)
+			case <-b.ctx.Done():
+				return
+			}
+		}
+	}()
+	ask := func(id raft.ServerID) error {
+		var resp raft.RequestVoteResponse
+		return ga.RequestVote(id, raft.ServerAddress(b.Addr().String()), &raft.RequestVoteRequest{}, &resp)
+	}
+	for range 2 { // the second over the connection of the first
+		if err := ask("2.0123456789abcdef"); err != nil {
+			t.Fatalf("node 2, at an address that was node 3's: %v", err)
+		}
+	}
+	if err := ask("3"); err == nil || !strings.Contains(err.Error(), "is answered by node 2") {
+		t.Errorf("node 3 is asked at node 2: %v", err)
+	}
+	if err := ask("9"); !errors.Is(err, ErrUnknownPeer) {
+		t.Errorf("a node that nobody knows is asked: %v", err)
 	}
 }

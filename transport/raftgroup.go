@@ -31,7 +31,7 @@ type GroupTransport struct {
 
 	mu        sync.Mutex // guards what follows
 	closed    bool
-	pool      map[raft.ServerAddress][]*raftPeer
+	pool      map[raftTarget][]*raftPeer
 	heartbeat func(raft.RPC)
 }
 
@@ -42,14 +42,21 @@ var (
 )
 
 func newGroupTransport(l *streamLayer, log hclog.Logger) *GroupTransport {
-	return &GroupTransport{layer: l, log: log, requests: make(chan raft.RPC), pool: make(map[raft.ServerAddress][]*raftPeer)}
+	return &GroupTransport{layer: l, log: log, requests: make(chan raft.RPC), pool: make(map[raftTarget][]*raftPeer)}
+}
+
+// raftTarget is whom a stream was opened to, and where: after a move, what was
+// opened before serves nobody.
+type raftTarget struct {
+	node    int32
+	address raft.ServerAddress
 }
 
 // raftPeer is an outgoing stream. One goroutine writes and one reads; requests
 // and answers are in the same order.
 type raftPeer struct {
 	net.Conn
-	target raft.ServerAddress
+	target raftTarget
 	r      *bufio.Reader
 	w      *bufio.Writer
 	head   raftHead // of the writer
@@ -78,7 +85,7 @@ func (p *raftPeer) write(args any) error {
 
 // peer takes a connection out of the pool, or opens one.
 func (g *GroupTransport) peer(id raft.ServerID, known raft.ServerAddress) (*raftPeer, error) {
-	target := g.layer.t.addressOf(id, known)
+	target := raftTarget{NodeOf(id), g.layer.t.addressOf(id, known)}
 	g.mu.Lock()
 	if g.closed {
 		g.mu.Unlock()
@@ -91,7 +98,7 @@ func (g *GroupTransport) peer(id raft.ServerID, known raft.ServerAddress) (*raft
 		return p, nil
 	}
 	g.mu.Unlock()
-	c, err := g.layer.dial(target, g.layer.timeout)
+	c, err := g.layer.dial(target.node, g.layer.timeout)
 	if err != nil {
 		return nil, err
 	}

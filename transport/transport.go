@@ -320,25 +320,6 @@ func (t *Transport) peerAddr(node int32) (string, error) {
 	return addr, nil
 }
 
-// nodeAt is the node whose current address is addr.
-func (t *Transport) nodeAt(addr string) (int32, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	found := noNode
-	for node, a := range t.peers {
-		if a == addr {
-			if found != noNode {
-				return noNode, fmt.Errorf("address %s belongs to nodes %d and %d", addr, found, node)
-			}
-			found = node
-		}
-	}
-	if found == noNode {
-		return noNode, fmt.Errorf("no node at address %s: %w", addr, ErrUnknownPeer)
-	}
-	return found, nil
-}
-
 // spawn runs f in a goroutine that Close waits for; false after Close began.
 func (t *Transport) spawn(f func()) bool {
 	t.mu.Lock()

@@ -22,7 +22,10 @@ func membersCommand() *cobra.Command {
 		Short: "Show, add, remove and replace nodes of a running cluster",
 		Long: `Show, add, remove and replace nodes of a running cluster.
 
-Changes go one at a time. A node that comes has no vote until its broker holds
+Changes go one at a time: while one node joins or leaves, orders about others are
+refused. If that change cannot go on, because yet another node is lost, take it back
+first: members add NODE for a node that is leaving, members remove NODE for one that
+is joining; then replace the lost one. A node that comes has no vote until its broker holds
 everything; a node that goes hands its leaders over first. Any node that runs
 takes the order, and lockstep members list shows how far it is.`,
 		Args: cobra.NoArgs,
@@ -92,22 +95,31 @@ func membersAddCommand() *cobra.Command {
 	var newClient func() (*admin.Client, error)
 	var address string
 	cmd := &cobra.Command{
-		Use:   "add NODE --address HOST:PORT",
-		Short: "Let a new node in, or one that was removed",
+		Use:   "add NODE [--address HOST:PORT]",
+		Short: "Let a new node in, or one that was removed, or one stay that is leaving",
 		Long: `Let a new node in, or one that was removed. Then start it, with an empty data_dir, a
 broker beside it, raft.join: true, and raft.peers with itself and at least one node
-that runs.`,
+that runs.
+
+Without --address: take the removal of a node back that is still leaving. It stays
+as it is; groups that it has left already take it in again.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := nodeArg(args[0])
 			if err != nil {
 				return err
 			}
-			if err := checkHostPort(address); err != nil {
-				return fmt.Errorf("--address %q: %w", address, err)
+			if address != "" {
+				if err := checkHostPort(address); err != nil {
+					return fmt.Errorf("--address %q: %w", address, err)
+				}
 			}
 			return f.any(newClient, func(ctx context.Context, client *admin.Client, addr string) error {
 				if err := client.OrderMember(ctx, addr, admin.OrderAdd, id, address); err != nil {
+					return err
+				}
+				if address == "" {
+					_, err := fmt.Fprintf(cmd.OutOrStdout(), "ordered: node %d stays; lockstep members list calls it a member when every group has it\n", id)
 					return err
 				}
 				_, err := fmt.Fprintf(cmd.OutOrStdout(), "ordered: node %d is awaited; start it with an empty data_dir and raft.join: true\n", id)
@@ -117,7 +129,7 @@ that runs.`,
 	}
 	f.add(cmd)
 	newClient = tokenFlag(cmd)
-	cmd.Flags().StringVar(&address, "address", "", "the node's raft.advertise, host:port")
+	cmd.Flags().StringVar(&address, "address", "", "the raft.advertise, host:port, of a node that comes")
 	return cmd
 }
 

@@ -78,7 +78,7 @@ func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 		GroupBroker: n.broker, OffsetsRetention: cfg.Groups.OffsetsRetention,
 		AccessApplied:    n.access.Applied(),
 		AutoRebuild:      cfg.Recovery.Rebuild == configs.RebuildAuto,
-		UnreachableAfter: cfg.Broker.UnreachableAfter, RebalanceDelay: cfg.Raft.LeaderRebalanceDelay, Logger: log,
+		UnreachableAfter: cfg.Broker.UnreachableAfter, RebalanceDelay: cfg.Raft.LeaderRebalanceDelay, ReapAfter: cfg.Raft.ReapAfter, Logger: log,
 	}, n.node, n.applier)
 	n.applier.CopyFrom(apply.CopyConfig{Peers: n.cluster, Broker: n.broker, Method: methodCopy,
 		BytesPerSecond: int64(cfg.Recovery.CopyBytesPerSecond)})

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -96,6 +97,9 @@ type Announcement struct {
 	Groups      []GroupReport    `json:"groups"`
 	Recovery    *RecoveryReport  `json:"recovery,omitempty"`
 	Rebuilds    []RebuildStatus  `json:"rebuilds,omitempty"` // at most maxRebuilds
+	// Hears are the nodes that this one has heard of within the lease. A build
+	// of before does not say.
+	Hears []int32 `json:"hears,omitempty"`
 
 	heard time.Time // when it arrived; owned by the roster
 	pace            // of another node; owned by the roster
@@ -179,6 +183,8 @@ func (c *Cluster) describe() *Announcement {
 		r := c.cfg.Recovery()
 		a.Recovery = &r
 	}
+	news, _ := c.roster.fresh()
+	a.Hears = slices.Sorted(maps.Keys(news))
 	rebuilds := c.Rebuilds()
 	a.Rebuilds = rebuilds[:min(maxRebuilds, len(rebuilds))]
 	return a

@@ -67,6 +67,10 @@ type Config struct {
 	// ReplicationFactor is on how many nodes a rebalance places each group.
 	ReplicationFactor int
 
+	// ReapAfter is raft.reap_after: a member that nobody has heard of for so
+	// long is taken out; 0: never.
+	ReapAfter time.Duration
+
 	// Lease is raft.leader_lease_timeout: if this process stood still for
 	// half of it, what it leads is confirmed before it is served (default 400ms).
 	Lease time.Duration
@@ -143,7 +147,7 @@ func New(cfg Config, n *node.Node, a Applier) *Cluster {
 		boot: rand.Text(), roster: roster{news: make(map[int32]*Announcement)}, stages: newStages(), ids: newProducerIDs(), rebuilds: newRebuilds(),
 		visible: visibility{waiting: make(map[uint32]map[*appending]struct{})},
 		commits: committer{wake: make(chan struct{}, 1)}, readiness: readiness{known: make(map[uint32]*groupReadiness)}, reads: newBarrier(), leads: make(map[uint32]*barrier),
-		changed: make(chan struct{}, 1), dirty: make(chan struct{}, 1), mail: make(map[int32]*mailbox), settles: settlements{at: make(map[uint32]uint64)}}
+		changed: make(chan struct{}, 1), dirty: make(chan struct{}, 1), mail: make(map[int32]*mailbox), settles: settlements{at: make(map[uint32]uint64), marks: make(map[uint32]voteMark)}}
 	c.awake.limit, c.awake.now = cmp.Or(cfg.Lease, defaultLease)/2, cfg.clock
 	if cfg.clock == nil {
 		c.awake.now = time.Now

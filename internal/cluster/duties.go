@@ -34,6 +34,7 @@ func (c *Cluster) dutyLoop(ctx context.Context) {
 	tending := &tending{topics: make(map[uint64]struct{}), ended: make(chan struct{}, 1)}
 	defer tending.wg.Wait()
 	absent := make(map[int32]time.Time) // since when a node is not fit to coordinate
+	dead := newReaper(c.cfg.ReapAfter)
 	for {
 		g := c.node.Catalog()
 		_, changed := g.CatalogChanged().Changed()
@@ -42,8 +43,10 @@ func (c *Cluster) dutyLoop(ctx context.Context) {
 			c.tendTopics(ctx, tending)
 			c.tendCoordinators(ctx, absent)
 			c.tendMembers(ctx)
+			c.reap(ctx, dead)
 		} else {
 			clear(absent) // nothing is known of the time in between
+			dead.forget()
 		}
 		select {
 		case <-changed:

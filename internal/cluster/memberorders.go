@@ -17,9 +17,44 @@ const methodTransfer = methodAnnounce + 24
 // orderTimeout bounds one order of an operator.
 const orderTimeout = 10 * time.Second
 
-// AddNode awaits a node at a raft address. Any goroutine, on any node.
+// AddNode awaits a node at a raft address or, without one, takes the removal of
+// a node back that has not left yet. Any goroutine, on any node.
 func (c *Cluster) AddNode(ctx context.Context, id int32, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
+	defer cancel()
+	if err := c.catalogUpToDate(ctx); err != nil {
+		return fmt.Errorf("the catalog has no leader that can be reached: %w", err)
+	}
+	_, nodes := c.catalogNodes()
+	n := nodes[id]
+	switch leaving := n != nil && n.State == fsm.NodeLeaving; {
+	case leaving && address != "":
+		return fmt.Errorf("node %d is leaving: wait until it is gone, or let it stay: the same order without --address", id)
+	case leaving:
+		c.log.Info("a removal is taken back", "node", id)
+		return c.order(ctx, fsm.KindKeepNode, fsm.KeepNode{ID: id, Since: n.Since})
+	case address == "":
+		return fmt.Errorf("node %d is not leaving: to let a node in, say where it is (--address HOST:PORT)", id)
+	}
+	if other := c.livesAt(address, id, nodes); other != 0 {
+		return fmt.Errorf("node %d is at %s: give node %d another address, or take node %d out first", other, address, id, other)
+	}
 	return c.order(ctx, fsm.KindAddNode, fsm.AddNode{ID: id, Raft: address})
+}
+
+// livesAt returns a node other than id that is in the cluster with that raft
+// address, 0 if there is none.
+func (c *Cluster) livesAt(address string, id int32, nodes map[int32]*fsm.CatalogNode) int32 {
+	for _, other := range c.listed(nodes) {
+		at := c.node.Address(other)
+		if n := nodes[other]; n != nil && n.Raft != "" {
+			at = n.Raft
+		}
+		if other != id && at == address {
+			return other
+		}
+	}
+	return 0
 }
 
 // RemoveNode begins to take a node out; with again its place is kept for a new

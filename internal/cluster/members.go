@@ -31,8 +31,43 @@ const (
 // settlements is up to which index of the catalog this node, leading a group,
 // saw nothing left to change in its configuration.
 type settlements struct {
-	mu sync.Mutex
-	at map[uint32]uint64 // by group
+	mu    sync.Mutex
+	at    map[uint32]uint64   // by group
+	marks map[uint32]voteMark // by group
+}
+
+// voteMark is what was applied in a group when its leader first looked at a node
+// that is to vote.
+type voteMark struct {
+	incarnation string
+	index       uint64
+}
+
+// hadAll says whether a node's broker is nearly there and has had everything that
+// was applied when this leader first looked: one that takes appends all the time
+// never has all of now, and one that has begun nothing is nearly there, too, in a
+// quiet group.
+func (s *settlements) hadAll(group uint32, incarnation string, near bool, broker, applied uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m, ok := s.marks[group]
+	if !ok || m.incarnation != incarnation {
+		m = voteMark{incarnation, applied}
+		s.marks[group] = m
+	}
+	if !near || broker < m.index {
+		return false
+	}
+	delete(s.marks, group)
+	return true
+}
+
+// leave forgets what was seen in an office.
+func (s *settlements) leave(group uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.at[group] = 0
+	delete(s.marks, group)
 }
 
 func (s *settlements) get(group uint32) uint64 {
@@ -56,7 +91,7 @@ func (c *Cluster) memberLoop(ctx context.Context, g *node.Group) {
 		_, changed := c.node.Catalog().CatalogChanged().Changed()
 		_, office := g.Leading.Changed()
 		if g.Leading.Get() == nil {
-			c.settles.set(g.ID, 0)
+			c.settles.leave(g.ID)
 		} else if err := c.settleMembers(ctx, g); err == nil {
 			said = ""
 		} else if text := err.Error(); text != said && ctx.Err() == nil {
@@ -147,7 +182,13 @@ func (c *Cluster) nextChange(g *node.Group, nodes map[int32]*fsm.CatalogNode, pl
 		if !n.Takes() || !place.Has(id) {
 			continue
 		}
-		switch s, ok := in[n.RaftServer()]; {
+		s, ok := in[n.RaftServer()]
+		if !ok || !s.Voter {
+			if move := c.freeAddress(g, servers, n, nodes); move != nil {
+				return move
+			}
+		}
+		switch {
 		case !ok:
 			return &memberChange{what: "add node " + itoa(id) + ", without a vote", may: always,
 				do: func() error { return g.AddNonvoter(n.RaftServer(), n.Raft) }}
@@ -158,6 +199,31 @@ func (c *Cluster) nextChange(g *node.Group, nodes map[int32]*fsm.CatalogNode, pl
 		}
 	}
 	return last
+}
+
+// freeAddress is what must be done first because another server has a node's
+// address in the group's configuration, nil if nothing: that is where the other
+// one was when it came, and Raft takes no address twice. Nobody is called there
+// any more.
+func (c *Cluster) freeAddress(g *node.Group, servers []node.Server, n *fsm.CatalogNode, nodes map[int32]*fsm.CatalogNode) *memberChange {
+	i := slices.IndexFunc(servers, func(s node.Server) bool { return s.Address == n.Raft && s.ID != n.RaftServer() })
+	if i < 0 {
+		return nil
+	}
+	s := servers[i]
+	other := nodes[s.Node]
+	change := &memberChange{what: "write down where node " + itoa(s.Node) + " is", may: always}
+	switch {
+	case other == nil || other.RaftServer() != s.ID || other.Raft == "" || other.Raft == s.Address:
+		change.may = func() error {
+			return fmt.Errorf("node %d has the address of node %d, %s: give one of them another raft.advertise", s.Node, n.ID, n.Raft)
+		}
+	case s.Voter:
+		change.do = func() error { return g.Promote(s.ID, other.Raft) }
+	default:
+		change.do = func() error { return g.AddNonvoter(s.ID, other.Raft) }
+	}
+	return change
 }
 
 // mayRemove refuses what would leave the group without a majority that is here.
@@ -216,7 +282,9 @@ func (c *Cluster) follows(g *node.Group, a *Announcement) bool {
 }
 
 // mayVote lets a node vote when its broker has what is committed: a vote is a
-// copy, and a majority of copies is what a record survives on.
+// copy, and a majority of copies is what a record survives on. In a quiet group
+// everything is within a few entries: the broker must have had the last one of when
+// this leader first looked, and no partition may be on its way still.
 // What its predecessor announced a moment ago says nothing.
 func (c *Cluster) mayVote(g *node.Group, n *fsm.CatalogNode) error {
 	id := n.ID
@@ -226,7 +294,11 @@ func (c *Cluster) mayVote(g *node.Group, n *fsm.CatalogNode) error {
 		return fmt.Errorf("let node %d vote: it, or its broker, is not well", id)
 	}
 	rep := &a.Groups[g.ID]
-	if !c.caughtUp(g, a) || rep.Unsound > 0 {
+	near := c.caughtUp(g, a)
+	switch {
+	case rep.Unsound > 0 || len(rep.Troubled) > 0:
+		return fmt.Errorf("let node %d vote: its broker does not have everything yet: partitions are being opened, compared or copied", id)
+	case !c.settles.hadAll(g.ID, n.Incarnation, near, rep.Broker, g.Log().Applied().Get()):
 		return fmt.Errorf("let node %d vote: its broker does not have everything yet", id)
 	}
 	return nil

@@ -1,9 +1,11 @@
 package cluster
 
 import (
+	"context"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -73,6 +75,118 @@ func TestReplaceANode(t *testing.T) {
 			t.Errorf("in the catalog's group it is %+v", n)
 		}
 	}
+}
+
+// A quiet group has few entries, all of them within what a busy broker may be
+// behind: a node votes there only when its broker has every one, and no
+// partition is still being opened or compared.
+func TestNoVoteBeforeTheBrokerHasAll(t *testing.T) {
+	t.Parallel()
+	r := running(t, nil)
+	order := r.members[2].cluster
+	r.stop(3)
+	if err := os.RemoveAll(r.dataDir(3)); err != nil {
+		t.Fatal(err)
+	}
+	if err := order.RemoveNode(r.ctx(), 3, true); err != nil {
+		t.Fatal(err)
+	}
+	r.memberIs(r.members[1], 3, "awaited")
+	m := r.join(3, r.newNode(3))
+	m.applier.edit(func() {
+		m.applier.trouble[1] = []apply.PartitionStatus{{Topic: "t", State: string(apply.StateOpening)}}
+		m.applier.stuck = map[uint32]uint64{0: 1}
+	})
+	m.cluster.Open()
+	if err := m.node.Open(); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range []uint32{0, 1} {
+		// What the group's leader would do with the node, as far as it is now.
+		leader := r.leaderOf(g)
+		var next *memberChange
+		waiting := func() bool {
+			_, nodes, place := leader.cluster.memberLevel(g)
+			next = leader.cluster.nextChange(leader.node.Group(g), nodes, place)
+			a := func() *Announcement { news, _ := leader.cluster.roster.fresh(); return news[3] }()
+			return next != nil && next.what == "let node 3 vote" && well(a) && a.Incarnation == m.node.Incarnation() && a.Groups[g].Role == "follower" && a.Groups[g].Commit > 0
+		}
+		for deadline := time.Now().Add(testWait); !waiting(); {
+			if time.Now().After(deadline) {
+				t.Fatalf("group %d is through with %+v", g, next)
+			}
+		}
+		if err := next.may(); err == nil || !strings.Contains(err.Error(), "everything yet") {
+			t.Errorf("group %d: may node 3 vote? %v", g, err)
+		}
+	}
+	m.applier.edit(func() { delete(m.applier.trouble, 1) })
+	r.memberIs(r.members[1], 3, "joining") // group 0 holds it up
+	m.applier.edit(func() { m.applier.stuck = nil })
+	r.memberIs(r.members[1], 3, "member")
+}
+
+// A broker that takes appends all the time has everything of a while ago, not of
+// now: that is enough, if it is nearly there.
+func TestABusyBrokerGetsThere(t *testing.T) {
+	t.Parallel()
+	s := settlements{marks: make(map[uint32]voteMark)}
+	for i, step := range []struct {
+		incarnation     string
+		near            bool
+		broker, applied uint64
+		want            bool
+	}{
+		{"a", false, 10, 100, false}, // the first look: 100 it must have
+		{"a", true, 99, 103, false},
+		{"a", false, 101, 200, false}, // it has, and has fallen behind since
+		{"a", true, 190, 210, true},
+		{"a", true, 200, 220, false}, // once more from the beginning
+		{"b", true, 221, 230, false}, // another one under that id
+		{"b", true, 229, 240, false},
+		{"b", true, 230, 250, true},
+		{"c", true, 0, 7, false}, // quiet: within a few entries of nothing
+		{"c", true, 7, 7, true},
+	} {
+		if got := s.hadAll(1, step.incarnation, step.near, step.broker, step.applied); got != step.want {
+			t.Errorf("step %d: %+v", i, step)
+		}
+	}
+}
+
+// Under load a broker is always a few entries behind: its node gets its votes all
+// the same.
+func TestANodeJoinsUnderLoad(t *testing.T) {
+	t.Parallel()
+	r := running(t, nil)
+	one := r.members[1]
+	r.stop(3)
+	if err := os.RemoveAll(r.dataDir(3)); err != nil {
+		t.Fatal(err)
+	}
+	if err := one.cluster.RemoveNode(r.ctx(), 3, true); err != nil {
+		t.Fatal(err)
+	}
+	r.memberIs(one, 3, "awaited")
+	m := r.join(3, r.newNode(3))
+	m.applier.edit(func() { m.applier.behind = 2 })
+	m.cluster.Open()
+	if err := m.node.Open(); err != nil {
+		t.Fatal(err)
+	}
+	// Every group takes entries, that are refused or are no news: it is all the same.
+	load, done := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for g := range uint32(testGroups) {
+		wg.Go(func() {
+			for load.Err() == nil {
+				_, _ = one.node.Submit(load, g, fsm.Control(fsm.KindClose, fsm.Close{Topic: 1 << 40}))
+			}
+		})
+	}
+	defer wg.Wait()
+	defer done()
+	r.memberIs(one, 3, "member")
 }
 
 // A node that goes hands over what it leads first, coordinates no group any

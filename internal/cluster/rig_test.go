@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -41,6 +42,7 @@ type fakeApplier struct {
 	ends     map[fsm.TP]int64 // where the broker's log ends, if it does not have everything
 	trouble  map[uint32][]apply.PartitionStatus
 	stuck    map[uint32]uint64 // what the broker has applied, where it does not go on
+	behind   uint64            // entries that the broker never has yet
 	held     bool              // what is committed does not become visible
 	waiters  []func(error)
 	concerns map[uint32]uint64 // Conclude's last word
@@ -114,6 +116,7 @@ func (a *fakeApplier) Status(group uint32) apply.GroupStatus {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := apply.GroupStatus{BrokerApplied: a.node.Group(group).Log().Applied().Get(), Troubled: a.trouble[group]}
+	s.BrokerApplied -= min(s.BrokerApplied, a.behind)
 	if at, ok := a.stuck[group]; ok {
 		s.BrokerApplied = at
 	}
@@ -206,14 +209,7 @@ func newRig(t *testing.T, edit func(*Config)) *rig {
 	// A loopback address of its own: a port that was free still is.
 	host := fmt.Sprintf("127.%d.%d.%d", 128+os.Getpid()>>8&0x7f, os.Getpid()&0xff, hosts.Add(1))
 	for id := int32(1); id <= 3; id++ {
-		ln, err := net.Listen("tcp", host+":0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.peers[id] = ln.Addr().String()
-		if err := ln.Close(); err != nil {
-			t.Fatal(err)
-		}
+		r.peers[id] = freeAddress(t, host)
 	}
 	t.Cleanup(func() {
 		for id := range r.members {
@@ -221,6 +217,18 @@ func newRig(t *testing.T, edit func(*Config)) *rig {
 		}
 	})
 	return r
+}
+
+func freeAddress(t *testing.T, host string) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", host+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ln.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return ln.Addr().String()
 }
 
 // running starts all three and waits until clients are shown a whole cluster,
@@ -247,7 +255,7 @@ func (r *rig) newNode(id int32) *node.Node {
 		log = hclog.New(&hclog.LoggerOptions{Name: fmt.Sprintf("n%d", id), Level: hclog.Debug})
 	}
 	n := node.New(node.Config{ClusterID: "test", NodeID: id, DataDir: r.dataDir(id), Version: "test",
-		Listen: r.peers[id], Peers: r.peers, Groups: testGroups, LogStore: node.StoreWAL,
+		Listen: r.peers[id], Peers: maps.Clone(r.peers), Groups: testGroups, LogStore: node.StoreWAL,
 		MaxAppendEntries: 16, EntryBytes: 256 << 10, MaxInFlightEntries: 8, SegmentBytes: 1 << 20,
 		Timing: node.Timing{HeartbeatTimeout: 500 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond,
 			LeaseTimeout: 500 * time.Millisecond, CommitTimeout: 20 * time.Millisecond,

@@ -106,7 +106,7 @@ func (c *Cluster) build() *snapshot {
 	})
 	slices.SortFunc(nodes, func(a, b *fsm.CatalogNode) int { return int(a.ID) - int(b.ID) })
 	for _, n := range nodes {
-		if n.State != fsm.NodeMember && n.State != fsm.NodeLeaving {
+		if n.State != fsm.NodeMember && n.State != fsm.NodeLeaving && !(n.State == fsm.NodeJoining && c.leadsAny(n.ID, places, news)) {
 			continue // clients have no business there
 		}
 		a := news[n.ID]
@@ -141,6 +141,15 @@ func (c *Cluster) build() *snapshot {
 	}
 	s.topics, v.Topics = c.shown, c.shown.topics
 	return s
+}
+
+// leadsAny says whether a node leads a group: one that is joining may, when its
+// removal was taken back.
+func (c *Cluster) leadsAny(id int32, places map[uint32]*fsm.Placement, news map[int32]*Announcement) bool {
+	return slices.ContainsFunc(c.node.Groups(), func(g *node.Group) bool {
+		leader, _ := c.leaderIn(g, places[g.ID], news)
+		return leader == id
+	})
 }
 
 // show makes the topics that clients are told of.

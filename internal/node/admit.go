@@ -64,36 +64,76 @@ func (n *Node) recovery() int16 {
 
 // judge says whether a node is who the cluster knows under its id.
 func (n *Node) judge(id int32, incarnation string) error {
-	if why := n.shutOut(id, incarnation); why != "" {
-		return errors.New(why)
-	}
+	why := n.shutOut(id, incarnation)
 	want, ok := n.onRecord(id)
 	switch {
+	case why == "" && ok && want == incarnation:
+		return nil
+	case !n.wasPutOut(id, incarnation) && n.configured(id, incarnation):
+		return nil
+	case why != "":
+		return errors.New(why)
 	case !ok:
 		return fmt.Errorf("node %d is not registered yet: %w", id, errStranger)
-	case want != incarnation:
-		return fmt.Errorf("node %d has incarnation %.8s, but %.8s is registered: its data_dir is new or another's; it neither votes nor counts until it is readmitted: lockstep members replace %d", id, incarnation, want, id)
 	}
-	return nil
+	return fmt.Errorf("node %[1]d has incarnation %.8[2]s, but %.8[3]s is registered: its data_dir is new, another's, or from before it was replaced; it neither votes nor counts until it is readmitted: if no other machine runs as node %[1]d, lockstep members replace %[1]d", id, incarnation, want)
+}
+
+// configured says whether an incarnation has a place in the newest
+// configuration of the catalog's group: it was registered by an entry that may
+// not have been applied here yet, and may never be if that very node is refused.
+func (n *Node) configured(id int32, incarnation string) bool {
+	s, ok := serverOf(n.Catalog().Servers(), id)
+	return ok && incarnation != "" && s.ID == (&fsm.CatalogNode{ID: id, Incarnation: incarnation, Later: true}).RaftServer()
 }
 
 // shutOut says why an incarnation has no place in the cluster any more, empty
 // if it may have one.
 func (n *Node) shutOut(id int32, incarnation string) string {
 	if c := n.registered(id); c != nil {
-		return c.Refusal(incarnation)
+		if why := c.Refusal(incarnation); why != "" {
+			return why
+		}
+	}
+	if n.wasPutOut(id, incarnation) {
+		return (&fsm.CatalogNode{ID: id, Former: incarnation}).Refusal(incarnation)
 	}
 	return ""
 }
 
-// registered returns what the catalog has of a node, nil if nothing.
-func (n *Node) registered(id int32) (c *fsm.CatalogNode) {
-	n.Catalog().Read(func(s *fsm.Group) { c = s.Catalog.Nodes[id] })
-	return c
+// wasPutOut says whether this node remembers that an incarnation was put out.
+func (n *Node) wasPutOut(id int32, incarnation string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.identity.wasPutOut(id, incarnation)
+}
+
+// registered returns what the catalog has of a node, nil if nothing, or if the
+// catalog here is older than what this node has written down.
+func (n *Node) registered(id int32) *fsm.CatalogNode {
+	version, nodes := n.catalogNodes()
+	if version < n.writtenDown() {
+		return nil
+	}
+	return nodes[id]
+}
+
+// catalogNodes returns the nodes of the catalog as it is here, which are not to
+// be changed, and its version.
+func (n *Node) catalogNodes() (version uint64, nodes map[int32]*fsm.CatalogNode) {
+	n.Catalog().Read(func(s *fsm.Group) { version, nodes = s.Catalog.Version, s.Catalog.Nodes })
+	return version, nodes
+}
+
+// writtenDown is the version of the catalog that the identity is from.
+func (n *Node) writtenDown() uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.identity.Catalog
 }
 
 // onRecord returns the incarnation that the cluster knows for a node: the
-// catalog's word, else what this node wrote down when it came in.
+// catalog's word, else what this node wrote down.
 func (n *Node) onRecord(id int32) (string, bool) {
 	if c := n.registered(id); c != nil {
 		return c.Incarnation, c.Incarnation != ""
@@ -122,10 +162,10 @@ func (n *Node) heardJoin(ctx context.Context, from transport.Hello, payload []by
 		answer.Changed = s.changed
 		return json.Marshal(answer)
 	}
-	answer.Member, answer.Recovery = true, n.recovery()
+	answer.Member, answer.Recovery, answer.Catalog = true, n.recovery(), n.readUpTo()
 	err = n.judge(from.NodeID, from.Incarnation)
 	if errors.Is(err, errStranger) && req.Enter {
-		err = n.admit(ctx, from, req.Node)
+		err = n.admit(ctx, from, req)
 	} else if err == nil && req.Enter {
 		n.announce(ctx, from, req.Node)
 	}
@@ -138,7 +178,8 @@ func (n *Node) heardJoin(ctx context.Context, from transport.Hello, payload []by
 		answer.Problem = "registered, but this node has not read it yet: the next answer lets the node in"
 		return json.Marshal(answer)
 	}
-	answer.Admitted, answer.Known = true, n.allKnown()
+	answer.Admitted, answer.Former = true, n.putOutSoFar()
+	answer.Catalog, answer.Known = n.allKnown()
 	return json.Marshal(answer)
 }
 
@@ -177,11 +218,12 @@ func (n *Node) meet(from transport.Hello) (member bool, s sighting, err error) {
 
 // admit registers a node that nobody has heard of, whoever leads the catalog:
 // the node may not reach the leader itself.
-func (n *Node) admit(ctx context.Context, from transport.Hello, node fsm.CatalogNode) error {
+func (n *Node) admit(ctx context.Context, from transport.Hello, req joinRequest) error {
+	node := req.Node
 	if node.ID != from.NodeID || node.Incarnation != from.Incarnation {
 		return errors.New("a node can only register itself")
 	}
-	if err := n.expected(node.ID); err != nil {
+	if err := n.expected(node.ID, req.Served); err != nil {
 		return err
 	}
 	r, err := n.Submit(ctx, fsm.CatalogGroup, fsm.Control(fsm.KindRegisterNode, fsm.RegisterNode{Node: node}))
@@ -209,20 +251,53 @@ func (n *Node) announce(ctx context.Context, from transport.Hello, node fsm.Cata
 	n.log.Info("node has a new address", "node", node.ID, "old", c.Raft, "new", node.Raft)
 }
 
-func (n *Node) allKnown() map[int32]string {
-	known := make(map[int32]string)
-	for _, id := range n.Peers() {
-		if inc, ok := n.onRecord(id); ok {
-			known[id] = inc
+// readUpTo is the version of the catalog that this node answers from.
+func (n *Node) readUpTo() uint64 {
+	version, _ := n.catalogNodes()
+	return max(version, n.writtenDown())
+}
+
+// putOutSoFar returns the incarnations that were put out, by node.
+func (n *Node) putOutSoFar() map[int32][]string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.identity.Former // replaced, never changed
+}
+
+// allKnown returns the incarnations on record and the version of the catalog
+// that they are from.
+func (n *Node) allKnown() (version uint64, known map[int32]string) {
+	for {
+		version, known = n.readUpTo(), make(map[int32]string)
+		for _, id := range n.Peers() {
+			if inc, ok := n.onRecord(id); ok {
+				known[id] = inc
+			}
+		}
+		if n.readUpTo() == version {
+			return version, known
 		}
 	}
-	return known
 }
 
 // expected says whether a node may register that the catalog does not have: a
-// founder, which the groups began with, or one that an operator added.
-func (n *Node) expected(id int32) error {
-	if n.registered(id) != nil {
+// founder, which the groups began with, or one that an operator added. A
+// data_dir that has served is of another time than the place that is kept.
+func (n *Node) expected(id int32, served bool) error {
+	version, nodes := n.catalogNodes()
+	if version < n.writtenDown() {
+		return fmt.Errorf("this node has not read the catalog to its end yet: %w", errStranger)
+	}
+	if c := nodes[id]; c != nil {
+		if c.State == fsm.NodeAwaited && served {
+			return fmt.Errorf("node %d is awaited with an empty data_dir, and this one has been a member's: empty it, then start the node again", id)
+		}
+		for _, other := range nodes {
+			if other.ID != id && c.State == fsm.NodeAwaited && (other.State == fsm.NodeJoining || other.State == fsm.NodeLeaving) {
+				// The catalog says the same, and each time it costs an entry of the log.
+				return fmt.Errorf("node %d is %s: this one is let in after that", other.ID, other.State)
+			}
+		}
 		return nil
 	}
 	if _, ok := serverOf(n.Catalog().Servers(), id); ok {

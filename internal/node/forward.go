@@ -21,6 +21,9 @@ const (
 	FirstFreeMethod uint8 = 16
 )
 
+// codeInvalidRequest is Kafka's INVALID_REQUEST.
+const codeInvalidRequest = 42
+
 // verdict is the part of a Result that travels between nodes.
 type verdict struct {
 	Verdict  fsm.Verdict `json:"v"`
@@ -126,6 +129,11 @@ func (n *Node) heardSubmit(ctx context.Context, from transport.Hello, payload []
 	_, cmds, err := fsm.DecodeEntry(payload[4:])
 	if err != nil || len(cmds) != 1 || cmds[0].Kind == fsm.KindAppend {
 		return nil, errors.New("a submit carries one control command")
+	}
+	if err := fsm.Readable(cmds[0]); err != nil {
+		// Committed, it would stop this node, and everybody else of its build.
+		return json.Marshal(verdict{Verdict: fsm.Rejected, Code: codeInvalidRequest,
+			Message: fmt.Sprintf("node %d, which leads group %d, cannot take the order: %v", n.cfg.NodeID, g.ID, err)})
 	}
 	r, err := g.proposeAndWait(ctx, cmds[0])
 	switch {

@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // identity is what makes a node the same node after a restart. It lives in
@@ -33,6 +35,15 @@ type identity struct {
 	// before the catalog is.
 	Known map[int32]string `json:"known"`
 
+	// Catalog is the version of the catalog that Known and Peers are from. A
+	// snapshot may hold an older one: until what is replayed has come as far,
+	// the identity says who belongs.
+	Catalog uint64 `json:"catalog,omitempty"`
+
+	// Former holds the incarnations that were put out, by node, the newest
+	// last and at most maxFormer of each: the catalog remembers one.
+	Former map[int32][]string `json:"former,omitempty"`
+
 	// Server is this node's id in the groups' configurations, empty for a
 	// founder: see fsm.CatalogNode.RaftServer.
 	Server string `json:"server,omitempty"`
@@ -47,6 +58,27 @@ type identity struct {
 }
 
 const identityFile = "identity.json"
+
+// maxFormer bounds how many incarnations of one node are remembered.
+const maxFormer = 16
+
+// wasPutOut says whether an incarnation was put out of the cluster.
+func (id *identity) wasPutOut(node int32, incarnation string) bool {
+	return slices.Contains(id.Former[node], incarnation)
+}
+
+// putOut notes an incarnation that was put out.
+func (id *identity) putOut(node int32, incarnation string) {
+	if incarnation == "" || id.wasPutOut(node, incarnation) {
+		return
+	}
+	list := append(slices.Clone(id.Former[node]), incarnation)
+	id.Former = maps.Clone(id.Former) // others may read the old one
+	if id.Former == nil {
+		id.Former = make(map[int32][]string)
+	}
+	id.Former[node] = list[max(0, len(list)-maxFormer):]
+}
 
 // adviceIdentity goes with an identity that cannot be read.
 const adviceIdentity = "restore the file, or empty data_dir and readmit the node"

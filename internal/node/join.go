@@ -39,6 +39,8 @@ type joinRequest struct {
 	// incarnation must have had its say.
 	Enter bool            `json:"enter,omitempty"`
 	Node  fsm.CatalogNode `json:"node"`
+	// Served: this data_dir has been a member's already.
+	Served bool `json:"served,omitempty"`
 }
 
 type joinAnswer struct {
@@ -54,6 +56,12 @@ type joinAnswer struct {
 	Refused bool             `json:"refused,omitempty"`
 	Problem string           `json:"problem,omitempty"`
 	Known   map[int32]string `json:"known,omitempty"`
+	// Catalog is the version of the catalog that a member answers from: of two
+	// that contradict each other, the newer is right. 0 from a build of before.
+	Catalog uint64 `json:"catalog,omitempty"`
+	// Former are the incarnations that were put out, as far as the member that
+	// answers remembers.
+	Former map[int32][]string `json:"former,omitempty"`
 	// Recovery is the member's recovery number.
 	Recovery int16 `json:"recovery,omitempty"`
 	// Server is the asking node's id in the groups' configurations.
@@ -64,6 +72,8 @@ type joinAnswer struct {
 type welcome struct {
 	recovery int16
 	server   string
+	catalog  uint64
+	former   map[int32][]string
 }
 
 // sighting is what was seen of a node before the cluster began.
@@ -134,40 +144,55 @@ func members(answers map[int32]joinAnswer) bool {
 
 // seekEntry enters a cluster that has begun, if nobody in it objects.
 func (n *Node) seekEntry(ctx context.Context, answers map[int32]joinAnswer) (bool, error) {
-	known, problem := welcomed(answers)
-	if known == nil && problem == "" {
+	in, problem := welcomed(answers)
+	if in == nil && problem == "" {
 		answers = n.askAll(ctx, true)
-		known, problem = welcomed(answers)
+		in, problem = welcomed(answers)
 	}
-	if known == nil {
+	if in == nil {
 		n.setProblem("the cluster does not let this node in: " + cmp.Or(problem, "it has no leader that could register it yet"))
 		return false, nil
 	}
 	n.mu.Lock()
 	n.entering = true
-	for _, a := range answers {
-		n.adopted.recovery = max(n.adopted.recovery, a.Recovery)
-		if a.Admitted {
-			n.adopted.server = cmp.Or(a.Server, n.adopted.server)
-		}
-	}
+	n.adopted = welcome{in.Recovery, in.Server, in.Catalog, in.Former}
 	n.mu.Unlock()
+	known := make(map[int32]string)
+	maps.Copy(known, in.Known)
 	return n.enter(ctx, known, nil)
 }
 
-// welcomed returns the incarnations that a member which lets this node in
-// knows, else nil, and the problem if one refuses it: that outweighs a welcome.
-func welcomed(answers map[int32]joinAnswer) (known map[int32]string, problem string) {
-	for _, a := range answers {
+// welcomed returns the answer that lets this node in, else nil, and the problem
+// if one refuses it. The newest word counts: a machine that was put out, or is
+// behind, may refuse whom the cluster has let in since. Of the same age, a
+// refusal does, and one whose age is not known.
+func welcomed(answers map[int32]joinAnswer) (in *joinAnswer, problem string) {
+	var refusal *joinAnswer
+	var by int32
+	for id, a := range answers {
 		switch {
 		case a.Refused:
-			return nil, a.Problem
-		case a.Admitted && known == nil:
-			known = make(map[int32]string)
-			maps.Copy(known, a.Known)
+			if refusal == nil || a.newer(refusal) {
+				refusal, by = &a, id
+			}
+		case a.Admitted:
+			if in == nil || a.newer(in) {
+				in = &a
+			}
 		}
 	}
-	return known, ""
+	switch {
+	case refusal == nil:
+		return in, ""
+	case in != nil && refusal.Catalog != 0 && in.newer(refusal):
+		return in, ""
+	}
+	return nil, fmt.Sprintf("node %d says: %s", by, refusal.Problem)
+}
+
+// newer says whether an answer is from a newer catalog than another one.
+func (a *joinAnswer) newer(than *joinAnswer) bool {
+	return cmp.Or(cmp.Compare(a.Recovery, than.Recovery), cmp.Compare(a.Catalog, than.Catalog)) > 0
 }
 
 func (n *Node) setProblem(p string) {
@@ -184,7 +209,7 @@ func (n *Node) setProblem(p string) {
 func (n *Node) askAll(ctx context.Context, enter bool) map[int32]joinAnswer {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	raw, err := json.Marshal(joinRequest{Enter: enter, Node: n.cfg.Self})
+	raw, err := json.Marshal(joinRequest{Enter: enter, Node: n.cfg.Self, Served: n.Member()})
 	if err != nil {
 		n.log.Error("cannot encode a join request", "error", err)
 		return nil
@@ -298,6 +323,7 @@ func (n *Node) enter(ctx context.Context, known map[int32]string, founders *raft
 	if s := n.adopted.server; s != string(transport.ServerID(n.cfg.NodeID)) {
 		member.Server = s
 	}
+	member.Catalog, member.Former = n.adopted.catalog, n.adopted.former
 	if err := member.save(n.cfg.DataDir); err != nil {
 		return false, err
 	}

@@ -167,18 +167,25 @@ func (n *Node) meetPeers() {
 // writeDown takes over what the catalog says of the peers, and keeps it in the
 // identity: after a node has entered, only learn does.
 func (n *Node) writeDown() error {
-	nodes := make(map[int32]*fsm.CatalogNode)
-	n.Catalog().Read(func(s *fsm.Group) { maps.Copy(nodes, s.Catalog.Nodes) })
+	version, nodes := n.catalogNodes()
 	n.mu.Lock()
 	old := n.identity
+	if version < old.Catalog {
+		// After a start the catalog is what the newest snapshot holds, until a
+		// leader is found.
+		n.mu.Unlock()
+		return nil
+	}
 	next := *old
-	// The catalog may be an old one: after a start it is what the newest
-	// snapshot holds, until a leader is found. Who is not in it yet stays.
+	next.Catalog = version
+	// It may be old all the same, on a node that has nothing else to go by. Who
+	// is not in it yet stays.
 	next.Known, next.Peers = maps.Clone(old.Known), make(map[int32]string)
 	maps.Copy(next.Peers, old.Peers)
 	next.Outdated = maps.Clone(old.Outdated)
 	moved := make(map[int32]string) // the catalog's news
 	for id, c := range nodes {
+		next.putOut(id, c.Former)
 		switch {
 		case c.State == fsm.NodeGone:
 			if id != n.cfg.NodeID {
@@ -215,8 +222,10 @@ func (n *Node) writeDown() error {
 	}
 	n.dropFormer(old, nodes)
 	n.warnOfPeers(nodes)
+	n.tellServer(nodes[n.cfg.NodeID])
 	n.meetPeers()
-	if maps.Equal(next.Known, old.Known) && maps.Equal(next.Peers, old.Peers) && maps.Equal(next.Outdated, old.Outdated) {
+	if (old.Catalog > 0 || version == 0) && maps.Equal(next.Known, old.Known) && maps.Equal(next.Peers, old.Peers) && maps.Equal(next.Outdated, old.Outdated) &&
+		maps.EqualFunc(next.Former, old.Former, slices.Equal) {
 		return nil
 	}
 	if err := next.save(n.cfg.DataDir); err != nil {
@@ -247,6 +256,17 @@ func (n *Node) warnOfPeers(nodes map[int32]*fsm.CatalogNode) {
 			"why", "should this node lose its data_dir, it could begin a cluster of its own",
 			"next", "list them, or set raft.join: true, before the next start")
 	}
+}
+
+// tellServer says so if the catalog has this very incarnation under another
+// Raft server id than it calls itself: it takes part in no election, and nobody
+// could tell why.
+func (n *Node) tellServer(c *fsm.CatalogNode) {
+	if c == nil || c.Incarnation != n.Incarnation() || c.RaftServer() == string(n.server()) {
+		return
+	}
+	n.setProblem(fmt.Sprintf("this node calls itself %[1]s in the groups, and the catalog calls it %[2]s: it cannot lead, whatever it votes; stop it, empty its data_dir, then lockstep members replace %[3]d",
+		n.server(), c.RaftServer(), c.ID))
 }
 
 // dropFormer closes the connections of an incarnation that was put out: what is

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,6 +53,7 @@ type Node struct {
 	entering  bool                         // this node no longer says that it has no state
 	strangers map[int32]stranger           // peers kept out
 	problem   string                       // why this node is not a member
+	told      map[int32]string             // what peers say against this node that is one
 	adopted   welcome                      // what the cluster says that lets this node in
 	closed    bool                         // written under life, too
 	closeErr  error
@@ -79,7 +81,7 @@ func New(cfg Config) *Node {
 	}
 	cfg.Retention.defaults()
 	n := &Node{cfg: cfg, log: cfg.Logger, queued: newQueued(), failed: make(chan struct{}), gone: make(chan struct{}),
-		met: make(map[int32]sighting), strangers: make(map[int32]stranger), problem: notYet,
+		met: make(map[int32]sighting), strangers: make(map[int32]stranger), told: make(map[int32]string), problem: notYet,
 		peers: maps.Clone(cfg.Peers), watched: make(map[int32]context.CancelFunc)}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	for id := range cfg.Groups {
@@ -281,11 +283,15 @@ func (n *Node) Member() bool {
 // Incarnation returns this node's incarnation.
 func (n *Node) Incarnation() string { return n.cfg.Self.Incarnation }
 
-// Problem says why this node is not a member, empty if it is.
+// Problem says why this node is not a member, or what a peer says against one
+// that is, empty if there is nothing.
 func (n *Node) Problem() string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.problem
+	if n.problem != "" || len(n.told) == 0 {
+		return n.problem
+	}
+	return n.told[slices.Min(slices.Collect(maps.Keys(n.told)))]
 }
 
 // Strangers returns the peers that are kept out of the groups, with the reason.

@@ -29,6 +29,9 @@ const (
 	// watchPause is the pause before a peer that cannot be watched is tried
 	// again.
 	watchPause = 250 * time.Millisecond
+	// watchHeld is how long a peer keeps the call open that has nothing against
+	// this node.
+	watchHeld = time.Second
 	// refuseTries and refusePause bound how long a peer whose connections
 	// ended is asked whether its process is gone.
 	refuseTries = 10
@@ -51,11 +54,14 @@ func (n *Node) heardWatch(ctx context.Context, from transport.Hello, _ []byte) (
 // watchPeer keeps a call open to one peer, and raises the alarm when its
 // process is gone.
 func (n *Node) watchPeer(ctx context.Context, peer int32) {
+	defer n.heed(peer, nil) // it is no peer any more
 	for ctx.Err() == nil {
+		held := time.AfterFunc(watchHeld, func() { n.heed(peer, nil) })
 		_, err := n.transport.Call(ctx, peer, methodWatch, nil)
+		held.Stop()
 		var refusal *transport.RemoteError
 		if errors.As(err, &refusal) {
-			n.setProblem(fmt.Sprintf("node %d says: %s", peer, refusal.Error()))
+			n.heed(peer, refusal)
 		}
 		if errors.Is(err, transport.ErrConnLost) && n.refuses(ctx, peer) {
 			n.peerDied(ctx, peer)
@@ -66,6 +72,31 @@ func (n *Node) watchPeer(ctx context.Context, peer int32) {
 		case <-ctx.Done():
 		}
 		stop()
+	}
+}
+
+// heed notes that a peer says that this node was removed, or, with nil, that it
+// does not. A member that is behind may say so for a while; a machine that is
+// none is not believed at all: it would keep a healthy node from leading.
+func (n *Node) heed(peer int32, refusal *transport.RemoteError) {
+	told := ""
+	if refusal != nil {
+		if err := n.judge(refusal.From.NodeID, refusal.From.Incarnation); err != nil {
+			n.log.Debug("a stranger says that this node was removed", "node", peer, "error", err)
+		} else {
+			told = fmt.Sprintf("node %d says: %s", peer, refusal.Error())
+		}
+	}
+	n.mu.Lock()
+	before := n.told[peer]
+	if told == "" {
+		delete(n.told, peer)
+	} else {
+		n.told[peer] = told
+	}
+	n.mu.Unlock()
+	if told != "" && before == "" {
+		n.log.Warn("told to be no member", "reason", told)
 	}
 }
 
