@@ -48,7 +48,7 @@ func membersListCommand() *cobra.Command {
 		Short: "Show every node's place in the cluster and how far it is",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.any(func() (*admin.Client, error) { return admin.NewClient(), nil }, func(ctx context.Context, client *admin.Client, addr string) error {
+			return f.any(cmd, func(ctx context.Context, client *admin.Client, addr string) error {
 				ms, raw, err := client.Members(ctx, addr)
 				if err != nil {
 					return err
@@ -89,7 +89,6 @@ func groupList(groups []uint32) string {
 
 func membersAddCommand() *cobra.Command {
 	var f adminFlags
-	var newClient func() (*admin.Client, error)
 	var address string
 	cmd := &cobra.Command{
 		Use:   "add NODE --address HOST:PORT",
@@ -106,7 +105,7 @@ that runs.`,
 			if err := checkHostPort(address); err != nil {
 				return fmt.Errorf("--address %q: %w", address, err)
 			}
-			return f.any(newClient, func(ctx context.Context, client *admin.Client, addr string) error {
+			return f.any(cmd, func(ctx context.Context, client *admin.Client, addr string) error {
 				if err := client.OrderMember(ctx, addr, admin.OrderAdd, id, address); err != nil {
 					return err
 				}
@@ -116,14 +115,13 @@ that runs.`,
 		},
 	}
 	f.add(cmd)
-	newClient = tokenFlag(cmd)
+	tokenFlag(cmd)
 	cmd.Flags().StringVar(&address, "address", "", "the node's raft.advertise, host:port")
 	return cmd
 }
 
 func memberOrder(use, order, short, long, done string) *cobra.Command {
 	var f adminFlags
-	var newClient func() (*admin.Client, error)
 	cmd := &cobra.Command{
 		Use: use, Short: short, Long: long, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -131,7 +129,7 @@ func memberOrder(use, order, short, long, done string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return f.any(newClient, func(ctx context.Context, client *admin.Client, addr string) error {
+			return f.any(cmd, func(ctx context.Context, client *admin.Client, addr string) error {
 				if err := client.OrderMember(ctx, addr, order, id, ""); err != nil {
 					return err
 				}
@@ -141,13 +139,12 @@ func memberOrder(use, order, short, long, done string) *cobra.Command {
 		},
 	}
 	f.add(cmd)
-	newClient = tokenFlag(cmd)
+	tokenFlag(cmd)
 	return cmd
 }
 
 func transferCommand() *cobra.Command {
 	var f adminFlags
-	var newClient func() (*admin.Client, error)
 	var group uint32
 	var to int32
 	cmd := &cobra.Command{
@@ -157,7 +154,7 @@ func transferCommand() *cobra.Command {
 it when all are well, after raft.leader_rebalance_delay.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.any(newClient, func(ctx context.Context, client *admin.Client, addr string) error {
+			return f.any(cmd, func(ctx context.Context, client *admin.Client, addr string) error {
 				if err := client.Transfer(ctx, addr, group, to); err != nil {
 					return err
 				}
@@ -167,7 +164,7 @@ it when all are well, after raft.leader_rebalance_delay.`,
 		},
 	}
 	f.add(cmd)
-	newClient = tokenFlag(cmd)
+	tokenFlag(cmd)
 	cmd.Flags().Uint32Var(&group, "group", 0, "the Raft group")
 	cmd.Flags().Int32Var(&to, "to", 0, "the node that is to lead; 0: whoever is best placed")
 	return cmd
@@ -175,19 +172,18 @@ it when all are well, after raft.leader_rebalance_delay.`,
 
 func logLevelCommand() *cobra.Command {
 	var addr string
-	var newClient func() (*admin.Client, error)
 	cmd := &cobra.Command{
 		Use:       "log-level LEVEL",
 		Short:     "Change how much a running node logs: trace, debug, info, warn or error",
 		Args:      cobra.ExactArgs(1),
 		ValidArgs: []string{"trace", "debug", "info", "warn", "error"},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkHostPort(addr); err != nil {
+			if err := checkAdminAddress(addr); err != nil {
 				return fmt.Errorf("--admin %q: %w", addr, err)
 			}
 			ctx, cancel := interruptible()
 			defer cancel()
-			client, err := newClient()
+			client, err := adminClient(cmd)
 			if err != nil {
 				return failed(err)
 			}
@@ -199,7 +195,8 @@ func logLevelCommand() *cobra.Command {
 			return failed(err)
 		},
 	}
-	newClient = tokenFlag(cmd)
+	tokenFlag(cmd)
+	adminTLSFlags(cmd)
 	cmd.Flags().StringVar(&addr, "admin", defaultAdmin[0], "admin address, host:port, of the node that is meant")
 	return cmd
 }
@@ -214,11 +211,11 @@ func nodeArg(s string) (int32, error) {
 
 // any gives an order to the first node that can be reached. One that answers
 // with a refusal has answered.
-func (f *adminFlags) any(newClient func() (*admin.Client, error), do func(ctx context.Context, client *admin.Client, addr string) error) error {
+func (f *adminFlags) any(cmd *cobra.Command, do func(ctx context.Context, client *admin.Client, addr string) error) error {
 	if err := f.check(); err != nil {
 		return err
 	}
-	client, err := newClient()
+	client, err := adminClient(cmd)
 	if err != nil {
 		return failed(err)
 	}

@@ -154,9 +154,9 @@ func CertificateCheck(name, file string) Check {
 		what := fmt.Sprintf("%s holds until %s", file, cert.NotAfter.UTC().Format(time.DateTime))
 		switch left := time.Until(cert.NotAfter); {
 		case left < 0:
-			return []Finding{{Severity: Error, What: what, Why: "peers refuse this node", Next: "renew it"}}
+			return []Finding{{Severity: Error, What: what, Why: "whoever is shown it refuses it", Next: "renew it"}}
 		case left < certSoon:
-			return []Finding{{Severity: Warning, What: what, Why: "peers refuse this node after that", Next: "renew it"}}
+			return []Finding{{Severity: Warning, What: what, Why: "whoever is shown it refuses it after that", Next: "renew it"}}
 		}
 		return ok("%s", what)
 	}}
