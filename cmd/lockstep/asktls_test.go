@@ -160,8 +160,8 @@ func TestDoctorOfAdminTLS(t *testing.T) {
 		{"running", []string{"admin.listen=" + addr, "admin.tls.cert_file=" + cert, "admin.tls.key_file=" + key}, "certificate of admin.tls"},
 		{"another certificate", []string{"admin.listen=" + addr, "admin.tls.cert_file=" + other, "admin.tls.key_file=" + key}, "shows another certificate than " + other},
 		{"missing", []string{"admin.tls.cert_file=" + cert + ".none", "admin.tls.key_file=" + key}, cert + ".none"},
-		{"soon over", []string{"admin.tls.cert_file=" + soon, "admin.tls.key_file=" + key}, "warning certificate of admin.tls "+soon},
-		{"over", []string{"admin.tls.cert_file=" + over, "admin.tls.key_file=" + key}, "error certificate of admin.tls "+over},
+		{"soon over", []string{"admin.tls.cert_file=" + soon, "admin.tls.key_file=" + key}, "warning certificate of admin.tls " + soon},
+		{"over", []string{"admin.tls.cert_file=" + over, "admin.tls.key_file=" + key}, "error certificate of admin.tls " + over},
 		{"a key for an authority", []string{"admin.tls.cert_file=" + cert, "admin.tls.key_file=" + key, "admin.tls.ca_file=" + key}, "certificate of admin.tls.ca_file"},
 		{"readable token", []string{"admin.listen=0.0.0.0:" + strings.Split(loopback(ports[2]), ":")[1], "admin.token_file=" + token}, "speaks plain HTTP"},
 	} {
