@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -16,13 +17,13 @@ import (
 )
 
 // saslDial is a bare connection on which the client has authenticated, once, and
-// for how long the broker said that this is good.
-func saslDial(ctx context.Context, addr string, secure *tls.Config, m sasl.Mechanism) (net.Conn, time.Duration, error) {
+// for how long the broker said that this is good: in version 0 it does not.
+func saslDial(ctx context.Context, addr string, secure *tls.Config, m sasl.Mechanism, version int16) (net.Conn, time.Duration, error) {
 	nc, err := (&tls.Dialer{Config: secure}).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, 0, err
 	}
-	lifetime, err := saslOn(ctx, nc, m)
+	lifetime, err := saslOn(ctx, nc, m, version)
 	if err != nil {
 		nc.Close()
 		return nil, 0, err
@@ -30,7 +31,7 @@ func saslDial(ctx context.Context, addr string, secure *tls.Config, m sasl.Mecha
 	return nc, lifetime, nil
 }
 
-func saslOn(ctx context.Context, nc net.Conn, m sasl.Mechanism) (time.Duration, error) {
+func saslOn(ctx context.Context, nc net.Conn, m sasl.Mechanism, version int16) (time.Duration, error) {
 	if err := nc.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		return 0, err
 	}
@@ -50,7 +51,7 @@ func saslOn(ctx context.Context, nc net.Conn, m sasl.Mechanism) (time.Duration, 
 	}
 	for {
 		req := kmsg.NewPtrSASLAuthenticateRequest()
-		req.SetVersion(2)
+		req.SetVersion(version)
 		req.SASLAuthBytes = message
 		resp, err := roundTripOn(nc, req)
 		if err != nil {
@@ -108,22 +109,32 @@ func (s *scramCluster) stubborn(ctx context.Context) {
 		return req
 	}
 	leader := s.leader(ctx, "small")
+	var all sync.WaitGroup
 	for _, who := range []struct {
 		name, addr string
+		version    int16
 		req        func() kmsg.Request
-	}{{"a broker", loopback(s.clients[leader]), metadata}, {"a proxy", s.c.node(leader).kafkaAddr(), produce}} {
-		nc, lifetime, err := saslDial(ctx, who.addr, s.tls(), s.sha512("admin", "admin-512"))
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		if lifetime <= 0 || lifetime > scramSession {
-			s.t.Errorf("%s grants a session of %s, the broker's setting is %s", who.name, lifetime, scramSession)
-		}
-		last, err := goOn(nc, 3*scramSession, who.req)
-		nc.Close()
-		if err != nil || last > lifetime || last < lifetime/2 {
-			s.t.Errorf("%s served a client until %s after it had authenticated, its session was %s: %v", who.name, last, lifetime, err)
-		}
-		s.t.Logf("%s: session %s, last request served after %s", who.name, lifetime, last.Round(time.Millisecond))
+	}{
+		{"a broker", loopback(s.clients[leader]), 2, metadata},
+		{"a proxy", s.c.node(leader).kafkaAddr(), 2, produce},
+		{"a proxy, which was not asked how long", s.c.node(leader).kafkaAddr(), 0, produce},
+	} {
+		all.Go(func() {
+			nc, lifetime, err := saslDial(ctx, who.addr, s.tls(), s.sha512("admin", "admin-512"), who.version)
+			if err != nil {
+				s.t.Error(err)
+				return
+			}
+			defer nc.Close()
+			if told := lifetime > 0; told != (who.version > 0) || lifetime > scramSession {
+				s.t.Errorf("%s grants a session of %s, the broker's setting is %s", who.name, lifetime, scramSession)
+			}
+			last, err := goOn(nc, 3*scramSession, who.req)
+			if err != nil || last > scramSession || last < scramSession/2 {
+				s.t.Errorf("%s served a client until %s after it had authenticated, sessions are %s: %v", who.name, last, scramSession, err)
+			}
+			s.t.Logf("%s: session %s, last request served after %s", who.name, lifetime, last.Round(time.Millisecond))
+		})
 	}
+	all.Wait()
 }

@@ -65,18 +65,28 @@ func renewsSession(key int16) bool {
 // handleSASLAuthenticate passes a client's authentication to the broker, which
 // judges it. What is refused here is a client whose broker knows no SASL and
 // would serve anybody, and one in the middle of an exchange: the broker serves it
-// nothing, and neither does what this node answers by itself.
+// nothing, and neither does what this node answers by itself. A client of version
+// 0 is not told how long its session is; it ends all the same, so the broker is
+// asked in version 1.
 func handleSASLAuthenticate(r *request) error {
+	req, err := parse[*kmsg.SASLAuthenticateRequest](r)
+	if err != nil {
+		return err
+	}
 	mechanism := r.c.mechanism
-	r.forward(r.c.srv.cfg.Limits.UpstreamTimeout, nil, func(resp []byte, held *lease, err error) {
+	if r.h.Version == 0 && r.c.srv.offers(r.h.Key, 1) {
+		req.SetVersion(1)
+	}
+	askAs(r, req, r.c.srv.cfg.Limits.UpstreamTimeout, func(resp *kmsg.SASLAuthenticateResponse, held *lease, err error) {
+		defer held.release()
 		if err != nil {
 			r.abandon(r.c.srv.unanswered(r, err))
 			return
 		}
-		if lifetime, ok := acceptedSASL(resp, r.h.Version, mechanism); ok {
-			r.c.beginSession(lifetime)
+		if acceptedSASL(resp, mechanism) {
+			r.c.beginSession(time.Duration(min(resp.SessionLifetimeMillis, maxSession.Milliseconds())) * time.Millisecond)
 		}
-		r.relay(resp, held)
+		r.reply(resp)
 	})
 	return nil
 }
@@ -101,23 +111,9 @@ func (c *conn) sessionExpired() bool {
 }
 
 // acceptedSASL reports whether an answer to SaslAuthenticate ends the exchange
-// well, and how long the session is then (from version 1 on). SCRAM has two of them, and only the last has the server's signature (RFC
+// well. SCRAM has two of them, and only the last has the server's signature (RFC
 // 5802, section 5.1). PLAIN and OAUTHBEARER have one. Of other mechanisms the
-// first yes counts. From version 2 the header ends with its tags, of which
-// brokers send none.
-func acceptedSASL(frame []byte, version int16, mechanism string) (lifetime time.Duration, ok bool) {
-	at := 4
-	if version >= 2 {
-		at = 5
-	}
-	if len(frame) < at || version >= 2 && frame[4] != 0 {
-		return 0, false
-	}
-	resp := kmsg.NewPtrSASLAuthenticateResponse()
-	resp.SetVersion(version)
-	if err := resp.ReadFrom(frame[at:]); err != nil || resp.ErrorCode != 0 {
-		return 0, false
-	}
-	lifetime = time.Duration(min(resp.SessionLifetimeMillis, maxSession.Milliseconds())) * time.Millisecond
-	return lifetime, !strings.HasPrefix(mechanism, "SCRAM-") || bytes.HasPrefix(resp.SASLAuthBytes, []byte("v="))
+// first yes counts.
+func acceptedSASL(resp *kmsg.SASLAuthenticateResponse, mechanism string) bool {
+	return resp.ErrorCode == 0 && (!strings.HasPrefix(mechanism, "SCRAM-") || bytes.HasPrefix(resp.SASLAuthBytes, []byte("v=")))
 }

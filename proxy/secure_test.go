@@ -186,9 +186,17 @@ func TestSASLListenerServesNobodyUnknown(t *testing.T) {
 
 // TestSessionThatEnded: when the broker's connections.max.reauth.ms is over, a
 // client that goes on without authenticating again is cut off, though nothing of
-// what it asks for reaches the broker; one that does so goes on.
+// what it asks for reaches the broker, and though it was not told (version 0); one
+// that does so goes on.
 func TestSessionThatEnded(t *testing.T) {
-	f := newFixture(t, func(cfg *Config) { cfg.Listeners[0].SASL = true })
+	var most atomic.Int32 // version of SaslAuthenticate that the broker offers
+	most.Store(2)
+	f := newFixture(t, func(cfg *Config) {
+		cfg.Listeners[0].SASL = true
+		cfg.BrokerVersions = func() []kmsg.ApiVersionsResponseApiKey {
+			return []kmsg.ApiVersionsResponseApiKey{{ApiKey: int16(kmsg.SASLAuthenticate), MaxVersion: int16(most.Load())}}
+		}
+	})
 	f.createTopic("orders", 1, nil)
 	var lifetime atomic.Int64
 	f.broker.ControlKey(int16(kmsg.SASLHandshake), func(req kmsg.Request) (kmsg.Response, error, bool) {
@@ -197,6 +205,9 @@ func TestSessionThatEnded(t *testing.T) {
 	})
 	f.broker.ControlKey(int16(kmsg.SASLAuthenticate), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		f.broker.KeepControl()
+		if int32(req.GetVersion()) > most.Load() {
+			t.Errorf("the broker was asked in version %d", req.GetVersion())
+		}
 		resp := req.ResponseKind().(*kmsg.SASLAuthenticateResponse)
 		resp.SessionLifetimeMillis = lifetime.Load()
 		return resp, nil, true
@@ -207,11 +218,12 @@ func TestSessionThatEnded(t *testing.T) {
 		t.Helper()
 		lifetime.Store(ms)
 		do[*kmsg.SASLHandshakeResponse](c, 1, handshake)
-		if resp := do[*kmsg.SASLAuthenticateResponse](c, version, kmsg.NewPtrSASLAuthenticateRequest()); resp.SessionLifetimeMillis != ms {
+		resp := do[*kmsg.SASLAuthenticateResponse](c, version, kmsg.NewPtrSASLAuthenticateRequest())
+		if version > 0 && resp.SessionLifetimeMillis != ms || version == 0 && resp.SessionLifetimeMillis != 0 {
 			t.Fatalf("v%d: the client was told %d ms, the broker said %d", version, resp.SessionLifetimeMillis, ms)
 		}
 	}
-	for _, version := range []int16{1, 2} {
+	for _, version := range []int16{0, 1, 2} {
 		forEver, ends, renews := f.dial(), f.dial(), f.dial()
 		authenticate(forEver, version, 0)
 		authenticate(renews, version, 1)
@@ -237,6 +249,11 @@ func TestSessionThatEnded(t *testing.T) {
 		}
 		forEver.alive()
 	}
+	// A broker that knows version 0 only knows no sessions that end.
+	most.Store(0)
+	old := f.dial()
+	authenticate(old, 0, 0)
+	old.alive()
 	eventually(t, "the log line", func() bool {
 		return len(f.log.lines("request after the end of the session", "connections.max.reauth.ms")) == 1
 	})

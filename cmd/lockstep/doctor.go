@@ -112,7 +112,8 @@ func doctorChecks(cfg configs.Config, b *broker.Admin, secureAdmin *tls.Config) 
 	if t := cfg.Admin.TLS; t.Enabled() {
 		checks = append(checks, doctor.CertificateCheck("admin.tls", t.CertFile))
 		if t.CAFile != "" {
-			checks = append(checks, doctor.CertificateCheck("admin.tls.ca_file", t.CAFile))
+			checks = append(checks, doctor.CertificateCheck("admin.tls.ca_file", t.CAFile),
+				doctor.SharedAuthorityCheck(t.CAFile, map[string]string{"ssl.ca_file": cfg.SSL.CAFile, "raft.tls.ca_file": cfg.Raft.TLS.CAFile}))
 		}
 	}
 	if cfg.Admin.ReadableToken() {

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
@@ -134,6 +135,24 @@ func LimitChecks(connections int, budget int64) []Check {
 			return ok("the budget is %d MiB of %d", budget>>20, all>>20)
 		}},
 	}
+}
+
+// SharedAuthorityCheck warns where those who may change the cluster are signed by
+// whoever also signs others: file is of the first, others are by their key.
+func SharedAuthorityCheck(file string, others map[string]string) Check {
+	return Check{"authority of admin.tls", func(context.Context) []Finding {
+		own, err := os.ReadFile(file)
+		if err != nil {
+			return nil // said by the check of the file itself
+		}
+		for key, name := range others {
+			if other, err := os.ReadFile(name); err == nil && bytes.Equal(own, other) {
+				return []Finding{{Severity: Warning, What: "admin.tls.ca_file and " + key + " are the same authority",
+					Why: "whoever has a certificate of it can change the cluster", Next: "give operators an authority of their own"}}
+			}
+		}
+		return ok("it signs nobody else")
+	}}
 }
 
 // CertificateCheck looks at a PEM file's first certificate.
