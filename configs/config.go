@@ -98,8 +98,8 @@ type Recovery struct {
 	Rebuild             string        `yaml:"rebuild"`
 }
 
-// TLS names the PEM files of the internode port: this node's certificate and
-// key, and the authority that signs every peer's certificate.
+// TLS names PEM files: this node's certificate and key, and the authority that
+// signs the certificates of those it speaks with.
 type TLS struct {
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
@@ -140,6 +140,7 @@ type Admin struct {
 	Listen    string `yaml:"listen"`
 	TokenFile string `yaml:"token_file"`
 	Insecure  bool   `yaml:"insecure"`
+	TLS       TLS    `yaml:"tls"`
 }
 
 // Log says how much is logged and in which form.

@@ -225,9 +225,10 @@ func (t *keyTable) leafPaths() []string {
 }
 
 // notSettings are LOCKSTEP_* variables that are nobody's mistake: the path of
-// the file itself, the token of commands (LOCKSTEP_ADMIN_TOKEN), what the tests use (LOCKSTEP_BIN among it), and what Kubernetes and Docker links
-// put into the environment for a service that is called lockstep.
-var notSettings = regexp.MustCompile(`^LOCKSTEP_(CONFIG$|BIN$|ADMIN_TOKEN$|TEST_|E2E_|([A-Z0-9_]+_)?(SERVICE_HOST$|SERVICE_PORT(_|$)|PORT$|PORT_[0-9]))`)
+// the file itself, what commands ask nodes with (LOCKSTEP_ADMIN_TOKEN and its
+// like), what the tests use (LOCKSTEP_BIN among it), and what Kubernetes and
+// Docker links put into the environment for a service that is called lockstep.
+var notSettings = regexp.MustCompile(`^LOCKSTEP_(CONFIG$|BIN$|ADMIN_(TOKEN|CA|CERT|KEY)$|TEST_|E2E_|([A-Z0-9_]+_)?(SERVICE_HOST$|SERVICE_PORT(_|$)|PORT$|PORT_[0-9]))`)
 
 func (c *Config) applyEnviron(environ []string) error {
 	keys := knownKeys()

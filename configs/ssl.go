@@ -63,13 +63,24 @@ func (c Config) validateTrust(p *problems) {
 func (c Config) validateAdmin(p *problems) {
 	a := c.Admin
 	host, _, err := splitAddress(a.Listen)
+	asks := a.TokenFile != "" || a.TLS.CAFile != ""
 	switch {
 	case err != nil:
 		p.add("admin.listen", a.Listen, "not an address", "write host:port, such as 127.0.0.1:7501")
-	case a.TokenFile != "" && a.Insecure:
-		p.add("admin.insecure", true, "admin.token_file is set as well", "remove one of the two")
-	case !isLoopback(host) && a.TokenFile == "" && !a.Insecure:
+	case a.TLS.Enabled() && (a.TLS.CertFile == "" || a.TLS.KeyFile == ""):
+		p.add("admin.tls", fmt.Sprintf("cert_file %s, key_file %s, ca_file %s", a.TLS.CertFile, a.TLS.KeyFile, a.TLS.CAFile),
+			"TLS needs a certificate and its key", "set admin.tls.cert_file and admin.tls.key_file, or remove admin.tls")
+	case asks && a.Insecure:
+		p.add("admin.insecure", true, "admin.token_file or admin.tls.ca_file is set as well", "remove one of the two")
+	case !isLoopback(host) && !asks && !a.Insecure:
 		p.add("admin.listen", a.Listen, "outside loopback whoever reaches the admin port could change the cluster",
-			"set admin.token_file (openssl rand -hex 32 makes a token), or admin.insecure: true if the network is closed to everybody else")
+			"set admin.token_file (openssl rand -hex 32 makes a token), or admin.tls with ca_file to ask for clients' certificates, or admin.insecure: true if the network is closed to everybody else")
 	}
+}
+
+// ReadableToken reports whether the admin token travels in plain HTTP over what
+// may be an open network.
+func (a Admin) ReadableToken() bool {
+	host, _, err := splitAddress(a.Listen)
+	return a.TokenFile != "" && !a.TLS.Enabled() && (err != nil || !isLoopback(host))
 }

@@ -40,6 +40,10 @@ func TestValidateRefuses(t *testing.T) {
 		{"open admin", []string{"admin.listen=0.0.0.0:7501"}, []string{"admin.listen", "set admin.token_file", "admin.insecure: true"}},
 		{"open admin, all addresses", []string{"admin.listen=:7501"}, []string{"set admin.token_file"}},
 		{"admin token and insecure", []string{"admin.token_file=a", "admin.insecure=true"}, []string{"admin.insecure", "remove one"}},
+		{"open admin, TLS alone", []string{"admin.listen=0.0.0.0:7501", "admin.tls.cert_file=a", "admin.tls.key_file=b"}, []string{"admin.listen", "admin.tls with ca_file"}},
+		{"admin certificate without key", []string{"admin.tls.cert_file=a"}, []string{"admin.tls", "key_file"}},
+		{"admin authority alone", []string{"admin.tls.ca_file=a"}, []string{"admin.tls", "set admin.tls.cert_file"}},
+		{"admin authority and insecure", []string{"admin.insecure=true", "admin.tls.cert_file=a", "admin.tls.key_file=b", "admin.tls.ca_file=c"}, []string{"admin.insecure", "remove one"}},
 		{"listener name", []string{"listeners=internal://127.0.0.1:9092"}, []string{"not a listener name"}},
 		{"listener port", []string{"listeners=A://127.0.0.1:0"}, []string{"clients need a fixed port"}},
 		{"listener name twice", []string{"listeners=A://127.0.0.1:1,A://127.0.0.1:2"}, []string{"two listeners have this name"}},
@@ -134,6 +138,10 @@ func TestValidateAccepts(t *testing.T) {
 		{"one node", []string{"raft.peers=1=127.0.0.1:7400"}},
 		{"insecure by decision", []string{"raft.peers=1=a:1,2=b:1,3=c:1", "raft.insecure=true", "raft.listen=0.0.0.0:1"}},
 		{"TLS", []string{"raft.peers=1=a:1,2=b:1,3=c:1", "raft.tls.cert_file=a", "raft.tls.key_file=b", "raft.tls.ca_file=c"}},
+		{"open admin with a token", []string{"admin.listen=0.0.0.0:7501", "admin.token_file=a"}},
+		{"open admin with certificates", []string{"admin.listen=0.0.0.0:7501", "admin.tls.cert_file=a", "admin.tls.key_file=b", "admin.tls.ca_file=c"}},
+		{"open admin with TLS and a token", []string{"admin.listen=0.0.0.0:7501", "admin.token_file=t", "admin.tls.cert_file=a", "admin.tls.key_file=b"}},
+		{"admin with TLS on loopback", []string{"admin.tls.cert_file=a", "admin.tls.key_file=b"}},
 		{"two listeners", []string{"listeners=INTERNAL://0.0.0.0:1,EXTERNAL://:2", "advertised_listeners=EXTERNAL://localhost:9092,INTERNAL://node-1:1"}},
 		{"broker's log directories", []string{"broker.log_dirs=/a, /b"}},
 		{"no scrub", []string{"recovery.scrub_interval=0s"}},
@@ -142,6 +150,24 @@ func TestValidateAccepts(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { mustLoad(t, minimal, tt.sets, nil) })
+	}
+}
+
+func TestReadableToken(t *testing.T) {
+	files := []string{"admin.tls.cert_file=a", "admin.tls.key_file=b"}
+	for _, tt := range []struct {
+		sets []string
+		want bool
+	}{
+		{[]string{"admin.token_file=a", "admin.listen=0.0.0.0:1"}, true},
+		{[]string{"admin.token_file=a", "admin.listen=node-1:1"}, true},
+		{[]string{"admin.token_file=a"}, false},
+		{append([]string{"admin.token_file=a", "admin.listen=0.0.0.0:1"}, files...), false},
+		{[]string{"admin.insecure=true", "admin.listen=0.0.0.0:1"}, false},
+	} {
+		if got := mustLoad(t, minimal, tt.sets, nil).Admin.ReadableToken(); got != tt.want {
+			t.Errorf("%q: %v, want %v", tt.sets, got, tt.want)
+		}
 	}
 }
 

@@ -31,6 +31,7 @@ type broker struct {
 	tuning         []string // of the JVM, over the flags for a quick start
 	clusterID      string   // of a cluster of several brokers; empty: one of its own
 	settings       []string // lines of server.properties that come last, and win
+	users          []string // with SCRAM, as kafka-storage format --add-scram takes them
 	embedded       string   // the lockstep binary whose embedded broker stands in for Kafka; empty: Kafka
 	proc           *process
 }
@@ -134,7 +135,11 @@ func (b *broker) format(ctx context.Context) error {
 	if b.clusterID == "" {
 		b.clusterID = newClusterID()
 	}
-	_, err := b.dist.tool(ctx, b.dir, "kafka.tools.StorageTool", "format", "-t", b.clusterID, "-c", conf)
+	args := []string{"format", "-t", b.clusterID, "-c", conf}
+	for _, user := range b.users {
+		args = append(args, "--add-scram", user)
+	}
+	_, err := b.dist.tool(ctx, b.dir, "kafka.tools.StorageTool", args...)
 	return err
 }
 

@@ -459,11 +459,11 @@ func (n *node) logLines(s string) []string {
 // ready returns an error unless /livez and /readyz both answer 200.
 func (n *node) ready(ctx context.Context) error {
 	for _, path := range []string{"/livez", "/readyz"} {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.adminAddr()+path, nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, n.adminURL()+path, nil)
 		if err != nil {
 			return err
 		}
-		resp, err := adminClient.Do(req)
+		resp, err := n.adminClient().Do(req)
 		if err != nil {
 			return err
 		}

@@ -23,26 +23,27 @@ type javaProducer struct {
 // idempotentConfig writes a producer configuration for the verifiable producer,
 // whose own default is to retry nothing: it would report every record that a
 // planned change of leader touched as failed.
-func idempotentConfig(t *testing.T, dir string) string {
+func idempotentConfig(t *testing.T, dir string, more ...string) string {
 	t.Helper()
 	path := filepath.Join(dir, "java-producer.properties")
-	if err := os.WriteFile(path, []byte(strings.Join([]string{
+	if err := os.WriteFile(path, []byte(strings.Join(append([]string{
 		"enable.idempotence=true", "retries=2147483647", "delivery.timeout.ms=120000",
-		"request.timeout.ms=10000", "retry.backoff.ms=50", "reconnect.backoff.ms=50", "reconnect.backoff.max.ms=200", "",
-	}, "\n")), 0o644); err != nil {
+		"request.timeout.ms=10000", "retry.backoff.ms=50", "reconnect.backoff.ms=50", "reconnect.backoff.max.ms=200",
+	}, more...), "\n")+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return path
 }
 
-// startJavaProducer sends rate records a second until stop.
-func startJavaProducer(t *testing.T, dir string, bootstrap []string, topic string, rate int) *javaProducer {
+// startJavaProducer sends rate records a second until stop. It may have settings
+// beside the usual.
+func startJavaProducer(t *testing.T, dir string, bootstrap []string, topic string, rate int, more ...string) *javaProducer {
 	t.Helper()
 	j := &javaProducer{stdout: newLines(), stderr: newLines()}
 	var err error
 	j.proc, err = kafka(t).startJava(dir, "org.apache.kafka.tools.VerifiableProducer", j.stdout, j.stderr,
 		"--bootstrap-server", strings.Join(bootstrap, ","), "--topic", topic, "--acks", "-1",
-		"--throughput", fmt.Sprint(rate), "--command-config", idempotentConfig(t, dir))
+		"--throughput", fmt.Sprint(rate), "--command-config", idempotentConfig(t, dir, more...))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -145,6 +145,7 @@ type node struct {
 	settings  []string              // key=value, given with --set
 	env       []string              // added to the environment of the proxy
 	peerAddr  func(to *node) string // where this node finds another; nil: where that one listens
+	secure    *adminTLS             // how its admin port is asked; nil: in plain HTTP
 	kafkaPort int
 	raftPort  int
 	adminPort int
@@ -158,6 +159,36 @@ func (n *node) dataDir() string   { return filepath.Join(n.dir, "data") }
 func (n *node) logFile() string   { return filepath.Join(n.dir, "lockstep.log") }
 func (n *node) confFile() string  { return filepath.Join(n.dir, "lockstep.yaml") }
 func (n *node) running() bool     { return n.proc != nil && !n.proc.exited() }
+
+// adminTLS is how an admin port with TLS is asked: the files of commands, and a
+// client for reading.
+type adminTLS struct {
+	flags  []string
+	client *http.Client
+}
+
+func (n *node) adminURL() string {
+	if n.secure != nil {
+		return "https://" + n.adminAddr()
+	}
+	return "http://" + n.adminAddr()
+}
+
+func (n *node) adminClient() *http.Client {
+	if n.secure != nil {
+		return n.secure.client
+	}
+	return adminClient
+}
+
+// adminFlags are what a command that asks this node is given.
+func (n *node) adminFlags() []string {
+	flags := []string{"--admin", n.adminAddr()}
+	if n.secure != nil {
+		flags = append(flags, n.secure.flags...)
+	}
+	return flags
+}
 
 // writeConfig writes the node's YAML file; all nodes get the same peers.
 func (n *node) writeConfig(all []*node, clusterID string, groups int, logStore string) error {
@@ -297,11 +328,11 @@ var adminClient = &http.Client{Timeout: 3 * time.Second}
 
 // status asks this node over HTTP.
 func (n *node) status(ctx context.Context) (*status, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.adminAddr()+"/status", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, n.adminURL()+"/status", nil)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := adminClient.Do(req)
+	resp, err := n.adminClient().Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("ask node %d for its status: %w", n.id, err)
 	}
@@ -318,7 +349,7 @@ func (n *node) status(ctx context.Context) (*status, error) {
 func (n *node) cli(ctx context.Context, args ...string) (string, error) {
 	stdout, stderr := newLines(), newLines()
 	p, err := startProcess("lockstep-"+args[0], func() *exec.Cmd {
-		cmd := exec.Command(n.bin, append(args, "--admin", n.adminAddr())...)
+		cmd := exec.Command(n.bin, append(args, n.adminFlags()...)...)
 		cmd.Stdout, cmd.Stderr = stdout, stderr
 		return cmd
 	}())
@@ -334,7 +365,7 @@ func (n *node) cli(ctx context.Context, args ...string) (string, error) {
 // metric returns one value of the node's /metrics; 0 if it is not there.
 func metric(t *testing.T, n *node, name string) float64 {
 	t.Helper()
-	resp, err := adminClient.Get("http://" + n.adminAddr() + "/metrics")
+	resp, err := n.adminClient().Get(n.adminURL() + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}

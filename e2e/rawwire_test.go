@@ -41,6 +41,11 @@ func rawRoundTrip(ctx context.Context, addr string, req kmsg.Request) (kmsg.Resp
 	if err := conn.SetDeadline(deadline); err != nil {
 		return nil, err
 	}
+	return roundTripOn(conn, req)
+}
+
+// roundTripOn asks on a connection on which nothing else is under way.
+func roundTripOn(conn net.Conn, req kmsg.Request) (kmsg.Response, error) {
 	const correlation = 7
 	f := kmsg.NewRequestFormatter(kmsg.FormatterClientID("e2e"))
 	if _, err := conn.Write(f.AppendRequest(nil, req, correlation)); err != nil {
@@ -121,15 +126,7 @@ func rawProduce(ctx context.Context, addr, topic string, partition int32, b batc
 // rawProduceBytes is rawProduce of bytes as they are; it returns the answer's
 // message too.
 func rawProduceBytes(ctx context.Context, addr, topic string, partition int32, records []byte, timeout time.Duration) (base int64, code int16, message string, err error) {
-	req := kmsg.NewPtrProduceRequest()
-	req.SetVersion(9)
-	req.Acks, req.TimeoutMillis = -1, int32(timeout.Milliseconds())
-	p := kmsg.NewProduceRequestTopicPartition()
-	p.Partition, p.Records = partition, records
-	tp := kmsg.NewProduceRequestTopic()
-	tp.Topic, tp.Partitions = topic, append(tp.Partitions, p)
-	req.Topics = append(req.Topics, tp)
-	resp, err := rawCall[*kmsg.ProduceResponse](ctx, addr, req)
+	resp, err := rawCall[*kmsg.ProduceResponse](ctx, addr, rawProduceRequest(topic, partition, records, timeout))
 	if err != nil {
 		return 0, 0, "", err
 	}
@@ -141,6 +138,19 @@ func rawProduceBytes(ctx context.Context, addr, topic string, partition int32, r
 		message = *got.ErrorMessage
 	}
 	return got.BaseOffset, got.ErrorCode, message, nil
+}
+
+// rawProduceRequest is a Produce of one partition with acks=all.
+func rawProduceRequest(topic string, partition int32, records []byte, timeout time.Duration) *kmsg.ProduceRequest {
+	req := kmsg.NewPtrProduceRequest()
+	req.SetVersion(9)
+	req.Acks, req.TimeoutMillis = -1, int32(timeout.Milliseconds())
+	p := kmsg.NewProduceRequestTopicPartition()
+	p.Partition, p.Records = partition, records
+	tp := kmsg.NewProduceRequestTopic()
+	tp.Topic, tp.Partitions = topic, append(tp.Partitions, p)
+	req.Topics = append(req.Topics, tp)
+	return req
 }
 
 // endOffset asks for the offset after the last record (ListOffsets, LATEST).

@@ -17,7 +17,6 @@ import (
 	"io/fs"
 	"math/big"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -155,7 +154,7 @@ func secretsAbsent(t *testing.T, n *node, secrets ...string) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{"/status", "/metrics", "/", "/partitions"} {
-		resp, err := http.Get("http://" + n.adminAddr() + path)
+		resp, err := n.adminClient().Get(n.adminURL() + path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -215,7 +214,8 @@ func (a *testAuthority) pem() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
 }
 
-// issue writes a new certificate and its key into dir, in place of those there.
+// issue writes a new certificate for servers and clients, and its key, into dir, in
+// place of those there.
 func (a *testAuthority) issue(t *testing.T, dir string) (certFile, keyFile string) {
 	t.Helper()
 	key := newTestKey(t)
@@ -224,7 +224,7 @@ func (a *testAuthority) issue(t *testing.T, dir string) (certFile, keyFile strin
 		t.Fatal(err)
 	}
 	cert := a.sign(t, &x509.Certificate{SerialNumber: serial, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, a.cert, key)
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}, a.cert, key)
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		t.Fatal(err)

@@ -49,7 +49,7 @@ func startWorkload(t *testing.T, bootstrap []string, topic string, partitions in
 	return startWorkloadWith(t, nil, bootstrap, topic, partitions, tick, producers...)
 }
 
-// startWorkloadWith is startWorkload with options of its producers.
+// startWorkloadWith is startWorkload with options of its clients.
 func startWorkloadWith(t *testing.T, opts []kgo.Opt, bootstrap []string, topic string, partitions int32, tick time.Duration, producers ...string) *workload {
 	t.Helper()
 	w := &workload{t: t, h: newHistory(topic), stopCh: make(chan struct{})}
@@ -77,7 +77,7 @@ func startWorkloadWith(t *testing.T, opts []kgo.Opt, bootstrap []string, topic s
 	for p := range partitions {
 		starts[p] = kgo.NewOffset().At(0)
 	}
-	cl, err := kgo.NewClient(append(clientOpts(bootstrap),
+	cl, err := kgo.NewClient(append(append(clientOpts(bootstrap), opts...),
 		kgo.ClientID("consumer"),
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: starts}),
 		// An offset that is out of range is a finding, never a reason to jump.

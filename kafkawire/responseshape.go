@@ -24,6 +24,7 @@ var responseShapes = map[kmsg.Key]string{
 	kmsg.DeleteGroups:            "4 [s 2]",
 	kmsg.IncrementalAlterConfigs: "4 [2 s 1 s]",
 	kmsg.OffsetDelete:            "2 4 [s [4 2]]",
+	kmsg.SASLAuthenticate:        "2 s b 8@1",
 	kmsg.DescribeACLs:            "4 2 s [1 s 1@1 [s s 1 1]]",
 	kmsg.DeleteACLs:              "4 [2 s [2 s 1 s 1@1 s s 1 1]]",
 	kmsg.AlterClientQuotas:       "4 [2 s [s s]]",

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"slices"
+
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -61,4 +63,9 @@ func (s *Server) offered() []kafkawire.API {
 		return served
 	}
 	return kafkawire.Intersect(served, brokers)
+}
+
+// offers reports whether a version is one that is served now.
+func (s *Server) offers(key, version int16) bool {
+	return slices.ContainsFunc(s.offered(), func(a kafkawire.API) bool { return a.Key == key && a.Accepts(version) })
 }

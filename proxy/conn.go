@@ -82,8 +82,9 @@ type conn struct {
 	lastDone atomic.Int64             // UnixNano of the last response written
 	inFlight atomic.Int32             // slots not yet dealt with by the writer
 
-	needsSASL atomic.Bool // the client must authenticate before anything else
-	mechanism string      // of SASL, as the client named it last; owned by the reader
+	needsSASL  atomic.Bool               // the client must authenticate before anything else
+	sessionEnd atomic.Pointer[time.Time] // when it must have done so again; nil: never
+	mechanism  string                    // of SASL, as the client named it last; owned by the reader
 }
 
 func newConn(s *Server, nc net.Conn, l Listener) *conn {

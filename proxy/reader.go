@@ -188,6 +188,9 @@ func (c *conn) dispatch(frame []byte, s *slot) error {
 	if c.needsSASL.Load() && !authenticates(h.Key) {
 		return &violation{"request before authentication", fmt.Errorf("%s on a SASL listener; set security.protocol to SASL_PLAINTEXT or SASL_SSL and a mechanism in the client", api.Name)}
 	}
+	if c.sessionExpired() && !renewsSession(h.Key) {
+		return &violation{"request after the end of the session", fmt.Errorf("%s; the broker's connections.max.reauth.ms ended it: use a client that authenticates again (KIP-368)", api.Name)}
+	}
 	if err != nil || !api.Accepts(h.Version) {
 		// Kafka 4 closes the connection (SocketServer.parseRequestHeader),
 		// but for ApiVersions, which is how the client learns better.

@@ -184,6 +184,95 @@ func TestSASLListenerServesNobodyUnknown(t *testing.T) {
 	eventually(t, "the log line", func() bool { return len(f.log.lines("request before authentication", "security.protocol")) == 1 })
 }
 
+// TestSessionThatEnded: when the broker's connections.max.reauth.ms is over, a
+// client that goes on without authenticating again is cut off, though nothing of
+// what it asks for reaches the broker, and though it was not told (version 0); one
+// that does so goes on.
+func TestSessionThatEnded(t *testing.T) {
+	var most atomic.Int32 // version of SaslAuthenticate that the broker offers
+	most.Store(2)
+	f := newFixture(t, func(cfg *Config) {
+		cfg.Listeners[0].SASL = true
+		cfg.BrokerVersions = func() []kmsg.ApiVersionsResponseApiKey {
+			return []kmsg.ApiVersionsResponseApiKey{{ApiKey: int16(kmsg.SASLAuthenticate), MaxVersion: int16(most.Load())}}
+		}
+	})
+	f.createTopic("orders", 1, nil)
+	var lifetime atomic.Int64
+	f.broker.ControlKey(int16(kmsg.SASLHandshake), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		f.broker.KeepControl()
+		return req.ResponseKind(), nil, true
+	})
+	f.broker.ControlKey(int16(kmsg.SASLAuthenticate), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		f.broker.KeepControl()
+		if int32(req.GetVersion()) > most.Load() {
+			t.Errorf("the broker was asked in version %d", req.GetVersion())
+		}
+		resp := req.ResponseKind().(*kmsg.SASLAuthenticateResponse)
+		resp.SessionLifetimeMillis = lifetime.Load()
+		return resp, nil, true
+	})
+	handshake := kmsg.NewPtrSASLHandshakeRequest()
+	handshake.Mechanism = "PLAIN"
+	authenticate := func(c *rawClient, version int16, ms int64) {
+		t.Helper()
+		lifetime.Store(ms)
+		do[*kmsg.SASLHandshakeResponse](c, 1, handshake)
+		resp := do[*kmsg.SASLAuthenticateResponse](c, version, kmsg.NewPtrSASLAuthenticateRequest())
+		if version > 0 && resp.SessionLifetimeMillis != ms || version == 0 && resp.SessionLifetimeMillis != 0 {
+			t.Fatalf("v%d: the client was told %d ms, the broker said %d", version, resp.SessionLifetimeMillis, ms)
+		}
+	}
+	for _, version := range []int16{0, 1, 2} {
+		forEver, ends, renews := f.dial(), f.dial(), f.dial()
+		authenticate(forEver, version, 0)
+		authenticate(renews, version, 1)
+		authenticate(ends, version, 1)
+		before := f.producer.appended()
+		begin := time.Now()
+		for served(ends, produceTo("orders", 0, batchOf("still there"))) {
+			if time.Since(begin) > accessFor {
+				t.Fatalf("v%d: a client whose session ended after 1 ms produces after %s", version, accessFor)
+			}
+		}
+		t.Logf("v%d: %d batches before the end of the session was noticed", version, f.producer.appended()-before)
+		// This one authenticated before, so its session is over, too.
+		authenticate(renews, version, time.Hour.Milliseconds())
+		renews.alive()
+		// What says nothing of an end (a step of several) takes none away.
+		authenticate(renews, version, 1)
+		authenticate(renews, version, 0)
+		for served(renews, produceTo("orders", 0, batchOf("still there"))) {
+			if time.Since(begin) > 2*accessFor {
+				t.Fatalf("v%d: the end of the session was forgotten", version)
+			}
+		}
+		forEver.alive()
+	}
+	// A broker that knows version 0 only knows no sessions that end.
+	most.Store(0)
+	old := f.dial()
+	authenticate(old, 0, 0)
+	old.alive()
+	eventually(t, "the log line", func() bool {
+		return len(f.log.lines("request after the end of the session", "connections.max.reauth.ms")) == 1
+	})
+}
+
+// served sends a request and reports whether an answer came: if none did, the
+// connection was closed.
+func served(c *rawClient, req kmsg.Request) bool {
+	c.t.Helper()
+	if _, err := c.nc.Write(frameOf(req)); err != nil {
+		return false
+	}
+	_, err := kafkawire.ReadResponseFrame(c.nc, 1<<20)
+	if isTimeout(err) {
+		c.t.Fatal("neither an answer nor the end of the connection")
+	}
+	return err == nil
+}
+
 // TestUpstreamTLS: what clients ask is passed on by TLS, and by nothing else.
 func TestUpstreamTLS(t *testing.T) {
 	server, pool := serverTLS(t)

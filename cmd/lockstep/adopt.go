@@ -25,7 +25,6 @@ func adoptCommand() *cobra.Command {
 	var f adminFlags
 	var o cluster.AdoptOrder
 	var all bool
-	var newClient func() (*admin.Client, error)
 	cmd := &cobra.Command{
 		Use:   "adopt [TOPIC...]",
 		Short: "List the topics that brokers held before lockstep, or bring them into the cluster",
@@ -54,9 +53,9 @@ be able to hold the topic.`,
 			}
 			ctx, cancel := interruptible()
 			defer cancel()
-			client, err := newClient()
+			client, err := adminClient(cmd)
 			if err != nil {
-				return err
+				return failed(err)
 			}
 			defer client.Close()
 			a := adopting{client: client, addrs: f.addrs, output: f.output, w: cmd.OutOrStdout()}
@@ -70,7 +69,7 @@ be able to hold the topic.`,
 	cmd.Flags().BoolVar(&all, "all", false, "adopt every topic that is not in conflict")
 	cmd.Flags().Int32Var(&o.From, "from", 0, "node whose broker's copy is meant")
 	cmd.Flags().Int32SliceVar(&o.Discard, "discard", nil, "nodes whose brokers' other copies are deleted")
-	newClient = tokenFlag(cmd)
+	tokenFlag(cmd)
 	return cmd
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"path"
 	"regexp"
@@ -47,13 +48,19 @@ of topics and addresses are in it; records are not.`,
 			if out == "" {
 				return errors.New("--out names no file to write")
 			}
+			client, err := adminClient(cmd)
+			if err != nil {
+				return failed(err)
+			}
+			defer client.Close()
 			ctx, cancel := interruptible()
 			defer cancel()
-			return failed(writeBundle(ctx, &bundle{addrs: f.addrs, config: file, say: cmd.ErrOrStderr()}, out))
+			return failed(writeBundle(ctx, &bundle{client: client, addrs: f.addrs, config: file, say: cmd.ErrOrStderr()}, out))
 		},
 	}
 	cmd.Flags().StringSliceVar(&f.addrs, "admin", defaultAdmin, "admin addresses of nodes, host:port; the others are found from there")
 	f.output = outputTable
+	adminTLSFlags(cmd)
 	cmd.Flags().StringVar(&file, "config", "", "configuration file of this machine's node, to be put in")
 	cmd.Flags().StringVar(&out, "out", "", "file to write, which must not exist yet")
 	return cmd
@@ -75,8 +82,7 @@ func writeBundle(ctx context.Context, b *bundle, out string) error {
 		return fmt.Errorf("write the bundle: %w", err)
 	}
 	z := gzip.NewWriter(file)
-	b.client, b.tar, b.now = admin.NewClient(), tar.NewWriter(z), time.Now()
-	defer b.client.Close()
+	b.tar, b.now = tar.NewWriter(z), time.Now()
 	nodes, err := b.collect(ctx)
 	err = errors.Join(err, b.tar.Close(), z.Close(), file.Close())
 	if err == nil && nodes == 0 {
@@ -103,25 +109,26 @@ func (b *bundle) collect(ctx context.Context) (nodes int, err error) {
 			return 0, err
 		}
 	}
-	asked := make(map[string]bool)
+	asked := make(map[url.URL]bool)
 	seen := make(map[int32]bool)
 	for queue := slices.Clone(b.addrs); len(queue) > 0 && ctx.Err() == nil; queue = queue[1:] {
 		addr := queue[0]
-		if asked[addr] {
+		at := b.client.URL(addr)
+		if asked[at] {
 			continue
 		}
-		asked[addr] = true
+		asked[at] = true
 		st, _, err := b.client.Status(ctx, addr)
 		if err != nil {
 			fmt.Fprintf(b.say, "%s does not answer: %v\n", addr, err)
-			if err := b.add("away/"+strings.ReplaceAll(addr, ":", "_")+".txt", []byte(err.Error()+"\n")); err != nil {
+			if err := b.add("away/"+strings.ReplaceAll(at.Host, ":", "_")+".txt", []byte(err.Error()+"\n")); err != nil {
 				return nodes, err
 			}
 			continue
 		}
 		for _, n := range st.Nodes {
 			if n.Admin != "" {
-				queue = append(queue, n.Admin)
+				queue = append(queue, admin.Registered(n.Admin))
 			}
 		}
 		if seen[st.NodeID] {

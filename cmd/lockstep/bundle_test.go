@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"lockstep/internal/admin"
 )
 
 // A bundle has what every node says, found from one of them; neither records nor
@@ -28,7 +30,7 @@ func TestBundle(t *testing.T) {
 	}
 	out := filepath.Join(dir, "bundle.tar.gz")
 	var said bytes.Buffer
-	b := &bundle{addrs: []string{c.nodes[1].cfg.Admin.Listen}, config: config, say: &said}
+	b := &bundle{client: admin.NewClient(), addrs: []string{c.nodes[1].cfg.Admin.Listen}, config: config, say: &said}
 	if err := writeBundle(c.ctx, b, out); err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +53,7 @@ func TestBundle(t *testing.T) {
 		t.Error("a bundle that is there is written over")
 	}
 	nobody := filepath.Join(dir, "nobody.tar.gz")
-	if err := writeBundle(c.ctx, &bundle{addrs: []string{"127.0.0.1:1"}, say: io.Discard}, nobody); err == nil || !strings.Contains(err.Error(), "no node answers") {
+	if err := writeBundle(c.ctx, &bundle{client: admin.NewClient(), addrs: []string{"127.0.0.1:1"}, say: io.Discard}, nobody); err == nil || !strings.Contains(err.Error(), "no node answers") {
 		t.Errorf("without a node: %v", err)
 	}
 	if _, err := os.Stat(nobody); err == nil {

@@ -23,6 +23,9 @@ type completion func(cmd *cobra.Command, args []string, toComplete string) ([]st
 // flagCompletions are by the name of the flag, which means the same in every
 // command.
 var flagCompletions = map[string]completion{
+	"admin-ca":    files("pem", "crt"),
+	"admin-cert":  files("pem", "crt"),
+	"admin-key":   files("pem", "key"),
 	"admin":       offer("127.0.0.1:7501", "127.0.0.1:7502", "127.0.0.1:7503"),
 	"config":      files("yaml", "yml"),
 	"data-dir":    directories,
@@ -121,7 +124,10 @@ func nodeIDs(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCom
 func fromNode(cmd *cobra.Command, ask func(context.Context, *admin.Client, string) ([]string, error)) ([]string, cobra.ShellCompDirective) {
 	ctx, cancel := context.WithTimeout(context.Background(), completionTimeout)
 	defer cancel()
-	client := admin.NewClient()
+	client, err := adminClient(cmd)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
 	defer client.Close()
 	for _, addr := range adminAddrs(cmd) {
 		if out, err := ask(ctx, client, addr); err == nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,25 +46,32 @@ is 1 if an error was found; warnings alone leave it 0.`,
 			if err != nil {
 				return fmt.Errorf("configuration: %w", err)
 			}
+			secure, err := adminClientTLS(cmd)
+			if err != nil {
+				return failed(err)
+			}
 			ctx, cancel := interruptible()
 			defer cancel()
-			return failed(examine(ctx, cfg, output, cmd.OutOrStdout()))
+			return failed(examine(ctx, cfg, secure, output, cmd.OutOrStdout()))
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "YAML file with the node's configuration")
 	cmd.Flags().StringArrayVar(&sets, "set", nil, "set one key, as in --set raft.groups=1 (may be repeated)")
 	cmd.Flags().StringVarP(&output, "output", "o", outputTable, "table or json")
+	adminTLSFlags(cmd)
 	return cmd
 }
 
-func examine(ctx context.Context, cfg configs.Config, output string, w io.Writer) error {
+// examine prints what is found. secureAdmin is how the other nodes' admin ports are
+// asked, where they have TLS.
+func examine(ctx context.Context, cfg configs.Config, secureAdmin *tls.Config, output string, w io.Writer) error {
 	secure, user, err := brokerSecurity(cfg.Broker)
 	if err != nil {
 		return err
 	}
 	b := broker.NewAdmin(broker.Config{BootstrapServer: cfg.Broker.BootstrapServer, TLS: secure, SASL: user,
 		RequestTimeout: min(cfg.Broker.RequestTimeout, doctorBroker), Logger: hclog.NewNullLogger()})
-	found := doctor.Examine(ctx, doctorChecks(cfg, b))
+	found := doctor.Examine(ctx, doctorChecks(cfg, b, secureAdmin))
 	if err := b.Close(); err != nil {
 		return err
 	}
@@ -76,7 +84,7 @@ func examine(ctx context.Context, cfg configs.Config, output string, w io.Writer
 	return nil
 }
 
-func doctorChecks(cfg configs.Config, b *broker.Admin) []doctor.Check {
+func doctorChecks(cfg configs.Config, b *broker.Admin, secureAdmin *tls.Config) []doctor.Check {
 	var advertised []string
 	for _, l := range cfg.AdvertisedListeners {
 		advertised = append(advertised, l.Address())
@@ -101,24 +109,45 @@ func doctorChecks(cfg configs.Config, b *broker.Admin) []doctor.Check {
 	if cfg.SSL.CertFile != "" {
 		checks = append(checks, doctor.CertificateCheck("ssl", cfg.SSL.CertFile))
 	}
-	return append(checks, doctor.RunningCheck(func(ctx context.Context) (*doctor.Running, error) { return askRunning(ctx, cfg.Admin.Listen) }, ports))
+	if t := cfg.Admin.TLS; t.Enabled() {
+		checks = append(checks, doctor.CertificateCheck("admin.tls", t.CertFile))
+		if t.CAFile != "" {
+			checks = append(checks, doctor.CertificateCheck("admin.tls.ca_file", t.CAFile),
+				doctor.SharedAuthorityCheck(t.CAFile, map[string]string{"ssl.ca_file": cfg.SSL.CAFile, "raft.tls.ca_file": cfg.Raft.TLS.CAFile}))
+		}
+	}
+	if cfg.Admin.ReadableToken() {
+		checks = append(checks, doctor.ReadableTokenCheck(cfg.Admin.Listen))
+	}
+	return append(checks, doctor.RunningCheck(func(ctx context.Context) (*doctor.Running, error) { return askRunning(ctx, cfg.Admin, secureAdmin) }, ports))
 }
 
-// askRunning is what the node itself says, if it runs.
-func askRunning(ctx context.Context, addr string) (*doctor.Running, error) {
+// askRunning is what the node itself says, if it runs. It must show the certificate
+// that is configured; secure is for the others.
+func askRunning(ctx context.Context, cfg configs.Admin, secure *tls.Config) (*doctor.Running, error) {
 	client := admin.NewClient()
+	if cfg.TLS.Enabled() {
+		own, err := ownTLS(cfg.TLS.CertFile)
+		if err != nil {
+			return nil, err
+		}
+		client = admin.NewTLSClient(own)
+	}
 	defer client.Close()
-	st, _, err := client.Status(ctx, addr)
+	st, _, err := client.Status(ctx, cfg.Listen)
+	if errors.Is(err, admin.ErrStrangeNode) {
+		return nil, fmt.Errorf("%s shows another certificate than %s holds, or one that is no server's: %w", cfg.Listen, cfg.TLS.CertFile, err)
+	}
 	if err != nil {
 		return nil, err
 	}
-	out := &doctor.Running{Problems: st.Problems, Versions: make(map[int32]string), Admin: make(map[int32]string)}
+	out := &doctor.Running{TLS: secure, Problems: st.Problems, Versions: make(map[int32]string), Admin: make(map[int32]string)}
 	for _, n := range st.Nodes {
 		if n.Alive {
 			out.Versions[n.ID] = n.Version
 		}
 		if n.Admin != "" {
-			out.Admin[n.ID] = n.Admin
+			out.Admin[n.ID] = admin.Registered(n.Admin)
 		}
 	}
 	return out, nil

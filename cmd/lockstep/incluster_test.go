@@ -19,6 +19,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"lockstep/configs"
+	"lockstep/internal/admin"
 	"lockstep/internal/embedded"
 	"lockstep/internal/verify"
 	"lockstep/proxy"
@@ -288,8 +289,10 @@ func (c *inCluster) identical() {
 	for _, n := range c.nodes {
 		addrs = append(addrs, n.cfg.Admin.Listen)
 	}
+	client := admin.NewClient()
+	defer client.Close()
 	var out strings.Builder
-	if err := runVerify(c.ctx, verify.Config{Addrs: addrs, Wait: 20 * time.Second}, outputTable, &out, io.Discard); err != nil {
+	if err := runVerify(c.ctx, client, verify.Config{Addrs: addrs, Wait: 20 * time.Second}, outputTable, &out, io.Discard); err != nil {
 		c.t.Fatalf("verify: %v\n%s", err, out.String())
 	}
 }

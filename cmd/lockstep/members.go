@@ -51,7 +51,7 @@ func membersListCommand() *cobra.Command {
 		Short: "Show every node's place in the cluster and how far it is",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.any(func() (*admin.Client, error) { return admin.NewClient(), nil }, func(ctx context.Context, client *admin.Client, addr string) error {
+			return f.any(cmd, func(ctx context.Context, client *admin.Client, addr string) error {
 				ms, raw, err := client.Members(ctx, addr)
 				if err != nil {
 					return err
@@ -92,7 +92,6 @@ func groupList(groups []uint32) string {
 
 func membersAddCommand() *cobra.Command {
 	var f adminFlags
-	var newClient func() (*admin.Client, error)
 	var address string
 	cmd := &cobra.Command{
 		Use:   "add NODE [--address HOST:PORT]",
@@ -114,7 +113,7 @@ as it is; groups that it has left already take it in again.`,
 					return fmt.Errorf("--address %q: %w", address, err)
 				}
 			}
-			return f.any(newClient, func(ctx context.Context, client *admin.Client, addr string) error {
+			return f.any(cmd, func(ctx context.Context, client *admin.Client, addr string) error {
 				if err := client.OrderMember(ctx, addr, admin.OrderAdd, id, address); err != nil {
 					return err
 				}
@@ -128,14 +127,13 @@ as it is; groups that it has left already take it in again.`,
 		},
 	}
 	f.add(cmd)
-	newClient = tokenFlag(cmd)
+	tokenFlag(cmd)
 	cmd.Flags().StringVar(&address, "address", "", "the raft.advertise, host:port, of a node that comes")
 	return cmd
 }
 
 func memberOrder(use, order, short, long, done string) *cobra.Command {
 	var f adminFlags
-	var newClient func() (*admin.Client, error)
 	cmd := &cobra.Command{
 		Use: use, Short: short, Long: long, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -143,7 +141,7 @@ func memberOrder(use, order, short, long, done string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return f.any(newClient, func(ctx context.Context, client *admin.Client, addr string) error {
+			return f.any(cmd, func(ctx context.Context, client *admin.Client, addr string) error {
 				if err := client.OrderMember(ctx, addr, order, id, ""); err != nil {
 					return err
 				}
@@ -153,13 +151,12 @@ func memberOrder(use, order, short, long, done string) *cobra.Command {
 		},
 	}
 	f.add(cmd)
-	newClient = tokenFlag(cmd)
+	tokenFlag(cmd)
 	return cmd
 }
 
 func transferCommand() *cobra.Command {
 	var f adminFlags
-	var newClient func() (*admin.Client, error)
 	var group uint32
 	var to int32
 	cmd := &cobra.Command{
@@ -169,7 +166,7 @@ func transferCommand() *cobra.Command {
 it when all are well, after raft.leader_rebalance_delay.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.any(newClient, func(ctx context.Context, client *admin.Client, addr string) error {
+			return f.any(cmd, func(ctx context.Context, client *admin.Client, addr string) error {
 				if err := client.Transfer(ctx, addr, group, to); err != nil {
 					return err
 				}
@@ -179,7 +176,7 @@ it when all are well, after raft.leader_rebalance_delay.`,
 		},
 	}
 	f.add(cmd)
-	newClient = tokenFlag(cmd)
+	tokenFlag(cmd)
 	cmd.Flags().Uint32Var(&group, "group", 0, "the Raft group")
 	cmd.Flags().Int32Var(&to, "to", 0, "the node that is to lead; 0: whoever is best placed")
 	return cmd
@@ -187,19 +184,18 @@ it when all are well, after raft.leader_rebalance_delay.`,
 
 func logLevelCommand() *cobra.Command {
 	var addr string
-	var newClient func() (*admin.Client, error)
 	cmd := &cobra.Command{
 		Use:       "log-level LEVEL",
 		Short:     "Change how much a running node logs: trace, debug, info, warn or error",
 		Args:      cobra.ExactArgs(1),
 		ValidArgs: []string{"trace", "debug", "info", "warn", "error"},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkHostPort(addr); err != nil {
+			if err := checkAdminAddress(addr); err != nil {
 				return fmt.Errorf("--admin %q: %w", addr, err)
 			}
 			ctx, cancel := interruptible()
 			defer cancel()
-			client, err := newClient()
+			client, err := adminClient(cmd)
 			if err != nil {
 				return failed(err)
 			}
@@ -211,7 +207,8 @@ func logLevelCommand() *cobra.Command {
 			return failed(err)
 		},
 	}
-	newClient = tokenFlag(cmd)
+	tokenFlag(cmd)
+	adminTLSFlags(cmd)
 	cmd.Flags().StringVar(&addr, "admin", defaultAdmin[0], "admin address, host:port, of the node that is meant")
 	return cmd
 }
@@ -226,11 +223,11 @@ func nodeArg(s string) (int32, error) {
 
 // any gives an order to the first node that can be reached. One that answers
 // with a refusal has answered.
-func (f *adminFlags) any(newClient func() (*admin.Client, error), do func(ctx context.Context, client *admin.Client, addr string) error) error {
+func (f *adminFlags) any(cmd *cobra.Command, do func(ctx context.Context, client *admin.Client, addr string) error) error {
 	if err := f.check(); err != nil {
 		return err
 	}
-	client, err := newClient()
+	client, err := adminClient(cmd)
 	if err != nil {
 		return failed(err)
 	}

@@ -20,7 +20,6 @@ const placementAskEvery = 500 * time.Millisecond
 
 func rebalanceCommand() *cobra.Command {
 	var f adminFlags
-	var newClient func() (*admin.Client, error)
 	var dryRun bool
 	cmd := &cobra.Command{
 		Use:   "rebalance",
@@ -36,7 +35,7 @@ the others. On as many nodes as replication.factor nothing moves, but nodes that
 are added afterwards get no group before the next rebalance.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.any(newClient, func(ctx context.Context, client *admin.Client, addr string) error {
+			return f.any(cmd, func(ctx context.Context, client *admin.Client, addr string) error {
 				r, raw, err := client.Placement(ctx, addr)
 				if err != nil {
 					return err
@@ -54,7 +53,7 @@ are added afterwards get no group before the next rebalance.`,
 		},
 	}
 	f.add(cmd)
-	newClient = tokenFlag(cmd)
+	tokenFlag(cmd)
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only show what would move")
 	return cmd
 }

@@ -4,14 +4,11 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
-
-	"lockstep/internal/admin"
 )
 
 func rebuildCommand() *cobra.Command {
 	var addr string
 	var force bool
-	var newClient func() (*admin.Client, error)
 	cmd := &cobra.Command{
 		Use:   "rebuild TOPIC",
 		Short: "Make a topic anew on the broker of the node that is asked, from its peers' copies",
@@ -26,14 +23,14 @@ With --force one complete copy elsewhere is enough, and a topic with records
 that lockstep did not make is deleted, too. What only this broker held is lost.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkHostPort(addr); err != nil {
+			if err := checkAdminAddress(addr); err != nil {
 				return fmt.Errorf("--admin %q: %w", addr, err)
 			}
 			ctx, cancel := interruptible()
 			defer cancel()
-			client, err := newClient()
+			client, err := adminClient(cmd)
 			if err != nil {
-				return err
+				return failed(err)
 			}
 			defer client.Close()
 			if err := client.Rebuild(ctx, addr, args[0], force); err != nil {
@@ -45,6 +42,7 @@ that lockstep did not make is deleted, too. What only this broker held is lost.`
 	}
 	cmd.Flags().StringVar(&addr, "admin", defaultAdmin[0], "admin address, host:port, of the node whose broker is meant")
 	cmd.Flags().BoolVar(&force, "force", false, "be content with one complete copy elsewhere, and delete what lockstep did not make")
-	newClient = tokenFlag(cmd)
+	tokenFlag(cmd)
+	adminTLSFlags(cmd)
 	return cmd
 }

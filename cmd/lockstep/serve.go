@@ -106,7 +106,7 @@ func serve(cfg configs.Config) error {
 			log.Warn("the service manager does not hear this node", "error", err, "next", "check NotifyAccess and the unit's Type")
 		}
 	}
-	tell(notifyReady, fmt.Sprintf("node %d serves %s; lockstep status --admin %s says how the cluster is", cfg.Node.ID, n.proxy.Addrs(), cfg.Admin.Listen))
+	tell(notifyReady, fmt.Sprintf("node %d serves %s; lockstep status --admin %s says how the cluster is", cfg.Node.ID, n.proxy.Addrs(), adminAddress(cfg)))
 	why := untilStopped(n, log, signals)
 	tell(notifyStopping, "handing over leaders and letting clients finish")
 	done := make(chan error, 1)

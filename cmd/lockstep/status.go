@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/signal"
 	"slices"
@@ -40,8 +39,9 @@ type adminFlags struct {
 
 func (f *adminFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringSliceVar(&f.addrs, "admin", defaultAdmin,
-		"admin addresses of nodes, host:port; one that answers is enough (may be repeated)")
+		"admin addresses of nodes, host:port or https://host:port; one that answers is enough (may be repeated)")
 	cmd.Flags().StringVarP(&f.output, "output", "o", outputTable, "table or json")
+	adminTLSFlags(cmd)
 }
 
 func (f *adminFlags) check() error {
@@ -52,20 +52,9 @@ func (f *adminFlags) check() error {
 		return errors.New("--admin: no address given")
 	}
 	for _, a := range f.addrs {
-		if err := checkHostPort(a); err != nil {
+		if err := checkAdminAddress(a); err != nil {
 			return fmt.Errorf("--admin %q: %w", a, err)
 		}
-	}
-	return nil
-}
-
-func checkHostPort(addr string) error {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil || host == "" {
-		return errors.New("it is host:port, as in 127.0.0.1:7501")
-	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return fmt.Errorf("port %q is not between 1 and 65535", port)
 	}
 	return nil
 }
@@ -89,12 +78,17 @@ func statusCommand() *cobra.Command {
 			if err := checkStatusWait(wait); err != nil {
 				return err
 			}
-			ctx, cancel := interruptible()
-			defer cancel()
-			if err := awaitHealthy(ctx, &f, wait, cmd.ErrOrStderr()); err != nil {
+			client, err := adminClient(cmd)
+			if err != nil {
 				return failed(err)
 			}
-			return failed(showStatus(ctx, &f, cmd.OutOrStdout()))
+			defer client.Close()
+			ctx, cancel := interruptible()
+			defer cancel()
+			if err := awaitHealthy(ctx, client, &f, wait, cmd.ErrOrStderr()); err != nil {
+				return failed(err)
+			}
+			return failed(showStatus(ctx, client, &f, cmd.OutOrStdout()))
 		},
 	}
 	f.add(cmd)
@@ -102,9 +96,7 @@ func statusCommand() *cobra.Command {
 	return cmd
 }
 
-func showStatus(ctx context.Context, f *adminFlags, w io.Writer) error {
-	client := admin.NewClient()
-	defer client.Close()
+func showStatus(ctx context.Context, client *admin.Client, f *adminFlags, w io.Writer) error {
 	st, raw, err := anyStatus(ctx, client, f.addrs)
 	if err != nil {
 		return err

@@ -26,12 +26,10 @@ func checkStatusWait(wait time.Duration) error {
 // awaitHealthy shows what is waited for on w until a node says that the
 // cluster is healthy and nothing is copied, or the time is over: the status
 // that is shown next says which.
-func awaitHealthy(ctx context.Context, f *adminFlags, wait time.Duration, w io.Writer) error {
+func awaitHealthy(ctx context.Context, client *admin.Client, f *adminFlags, wait time.Duration, w io.Writer) error {
 	if wait == 0 {
 		return nil
 	}
-	client := admin.NewClient()
-	defer client.Close()
 	bar := progress.Start(w, "status")
 	defer bar.Done()
 	timeout, tick := time.NewTimer(wait), time.NewTicker(statusAskEvery)

@@ -1,20 +1,16 @@
 package main
 
 import (
+	"crypto/tls"
 	"fmt"
-	"os"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/spf13/cobra"
 
 	"lockstep/configs"
 	"lockstep/internal/admin"
 	"lockstep/internal/tlsfiles"
 	"lockstep/proxy"
 )
-
-// adminTokenVariable holds the token itself, for commands.
-const adminTokenVariable = "LOCKSTEP_ADMIN_TOKEN"
 
 // secureListeners gives the listeners what their names promise. They are in the
 // order of the configuration.
@@ -27,22 +23,50 @@ func secureListeners(cfg configs.Config, listeners []proxy.Listener, log hclog.L
 		}
 		if files == nil {
 			var err error
-			files, err = tlsfiles.Load(tlsfiles.Files{CertFile: cfg.SSL.CertFile, KeyFile: cfg.SSL.KeyFile, CAFile: cfg.SSL.CAFile,
-				ClientAuth: cfg.SSL.ClientAuth}, func(err error) {
-				if err != nil {
-					log.Error("new TLS files of the listeners cannot be used; the previous certificate stays in use", "error", err,
-						"next", "mend the files of ssl; the next connection takes them")
-					return
-				}
-				log.Info("took new TLS files for the listeners", "certificate", cfg.SSL.CertFile)
-			})
+			files, err = loadTLS("ssl", tlsfiles.Files{CertFile: cfg.SSL.CertFile, KeyFile: cfg.SSL.KeyFile, CAFile: cfg.SSL.CAFile,
+				ClientAuth: cfg.SSL.ClientAuth}, log)
 			if err != nil {
-				return fmt.Errorf("ssl: %w", err)
+				return err
 			}
 		}
 		listeners[i].TLS = files.Config()
 	}
 	return nil
+}
+
+// loadTLS reads the files of a section of the configuration, and tells the log
+// what becomes of files that replace them.
+func loadTLS(section string, f tlsfiles.Files, log hclog.Logger) (*tlsfiles.Server, error) {
+	s, err := tlsfiles.Load(f, func(err error) {
+		if err != nil {
+			log.Error("new TLS files cannot be used; the previous certificate stays in use", "of", section, "error", err,
+				"next", "mend the files of "+section+"; the next connection takes them")
+			return
+		}
+		log.Info("took new TLS files", "of", section, "certificate", f.CertFile)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", section, err)
+	}
+	return s, nil
+}
+
+// adminTLS is what the admin port speaks, nil for plain HTTP. Where clients'
+// authority is configured, they are asked for a certificate and may have none:
+// reading needs none.
+func adminTLS(cfg configs.TLS, log hclog.Logger) (*tls.Config, error) {
+	if !cfg.Enabled() {
+		return nil, nil
+	}
+	f := tlsfiles.Files{CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, CAFile: cfg.CAFile}
+	if cfg.CAFile != "" {
+		f.ClientAuth = tlsfiles.ClientAuthRequested
+	}
+	files, err := loadTLS("admin.tls", f, log)
+	if err != nil {
+		return nil, err
+	}
+	return files.Config(), nil
 }
 
 // adminToken is the token that changes need on the node's admin port, "" if none.
@@ -51,22 +75,4 @@ func adminToken(cfg configs.Admin) (string, error) {
 		return "", nil
 	}
 	return admin.ReadToken(cfg.TokenFile)
-}
-
-// tokenFlag gives a command that changes something --token-file. The function
-// it returns makes the client that the command asks with.
-func tokenFlag(cmd *cobra.Command) func() (*admin.Client, error) {
-	var file string
-	cmd.Flags().StringVar(&file, "token-file", "", "file with the nodes' admin token; without it "+adminTokenVariable+" is taken, if set")
-	return func() (*admin.Client, error) {
-		c := admin.NewClient()
-		c.Token = os.Getenv(adminTokenVariable)
-		if file != "" {
-			var err error
-			if c.Token, err = admin.ReadToken(file); err != nil {
-				return nil, err
-			}
-		}
-		return c, nil
-	}
 }

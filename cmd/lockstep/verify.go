@@ -36,9 +36,14 @@ func verifyCommand() *cobra.Command {
 				return fmt.Errorf("--wait %s: it is above 0 and at most 1h", cfg.Wait)
 			}
 			cfg.Addrs = f.addrs
+			client, err := adminClient(cmd)
+			if err != nil {
+				return failed(err)
+			}
+			defer client.Close()
 			ctx, cancel := interruptible()
 			defer cancel()
-			return failed(runVerify(ctx, cfg, f.output, cmd.OutOrStdout(), cmd.ErrOrStderr()))
+			return failed(runVerify(ctx, client, cfg, f.output, cmd.OutOrStdout(), cmd.ErrOrStderr()))
 		},
 	}
 	f.add(cmd)
@@ -48,9 +53,7 @@ func verifyCommand() *cobra.Command {
 	return cmd
 }
 
-func runVerify(ctx context.Context, cfg verify.Config, output string, w, errs io.Writer) error {
-	client := admin.NewClient()
-	defer client.Close()
+func runVerify(ctx context.Context, client *admin.Client, cfg verify.Config, output string, w, errs io.Writer) error {
 	bar := progress.Start(errs, "verify")
 	defer bar.Done()
 	cfg.Progress = bar.Set

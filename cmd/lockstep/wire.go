@@ -101,11 +101,20 @@ func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Admin.ReadableToken() {
+		log.Warn("the admin token crosses the network in plain HTTP: whoever listens there can change the cluster", "admin", cfg.Admin.Listen,
+			"next", "set admin.tls, or let admin.listen be on loopback")
+	}
+	secure, err := adminTLS(cfg.Admin.TLS, log.Named("admin"))
+	if err != nil {
+		return nil, err
+	}
 	ofRaft, err := raftMetrics()
 	if err != nil {
 		return nil, err
 	}
-	n.admin = admin.New(admin.Config{Listen: cfg.Admin.Listen, Token: token, Insecure: cfg.Admin.Insecure, Self: cfg.Node.ID, Version: version, Logger: log.Named("admin"),
+	n.admin = admin.New(admin.Config{Listen: cfg.Admin.Listen, Token: token, TLS: secure, Certificates: cfg.Admin.TLS.CAFile != "", Insecure: cfg.Admin.Insecure,
+		Self: cfg.Node.ID, Version: version, Logger: log.Named("admin"),
 		Metrics: append(n.cluster.Metrics(), n.proxy, n.node.Metrics(), ofRaft)},
 		n.cluster, n.node, n.broker)
 	return n, nil
@@ -160,8 +169,16 @@ func nodeConfig(cfg configs.Config, log hclog.Logger) (node.Config, error) {
 }
 
 // adminAddress is where the other nodes reach the admin port: as it listens,
-// with the node's own name for an address that stands for all interfaces.
+// with the node's own name for an address that stands for all interfaces, and
+// with the scheme if that is https.
 func adminAddress(cfg configs.Config) string {
+	if cfg.Admin.TLS.Enabled() {
+		return admin.TLSScheme + adminHostPort(cfg)
+	}
+	return adminHostPort(cfg)
+}
+
+func adminHostPort(cfg configs.Config) string {
 	host, port, err := net.SplitHostPort(cfg.Admin.Listen)
 	if err != nil {
 		return cfg.Admin.Listen

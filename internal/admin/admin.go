@@ -5,9 +5,11 @@ package admin
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log"
 	"net"
 	"net/http"
 	"strings"
@@ -30,7 +32,13 @@ type Config struct {
 	// (Authorization: Bearer). It is never logged.
 	Token string
 
-	// Insecure allows changes without a token though Listen is not loopback.
+	// TLS, if not nil, is what the port speaks, in place of plain HTTP. With
+	// Certificates it asks clients for certificates and verifies those that are
+	// shown: one that it verified authorizes changes, as the token does.
+	TLS          *tls.Config
+	Certificates bool
+
+	// Insecure allows changes without either though Listen is not loopback.
 	Insecure bool
 
 	// Metrics are the collectors of the other rooms.
@@ -76,6 +84,9 @@ func New(cfg Config, c *cluster.Cluster, n *node.Node, b Broker) *Server {
 	mux.HandleFunc("GET /goroutines", s.goroutines)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(newRegistry(c, cfg), promhttp.HandlerOpts{}))
 	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	if cfg.TLS != nil {
+		s.http.ErrorLog = log.New(&complaints{log: cfg.Logger}, "", 0)
+	}
 	return s
 }
 
@@ -84,6 +95,9 @@ func (s *Server) Open() error {
 	ln, err := net.Listen("tcp", s.cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("listen for admin requests on %s: %w", s.cfg.Listen, err)
+	}
+	if s.cfg.TLS != nil {
+		ln = tls.NewListener(ln, s.cfg.TLS)
 	}
 	s.ln, s.done = ln, make(chan struct{})
 	s.http.Handler = s.guard(s.http.Handler)

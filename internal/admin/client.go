@@ -2,7 +2,9 @@ package admin
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,13 +41,24 @@ type Client struct {
 	Token string
 
 	http *http.Client
+	tls  *tls.Config // nil: plain HTTP where an address does not say https
 }
 
-// NewClient returns a client without connections.
+// NewClient returns a client without connections. It speaks plain HTTP to
+// addresses that do not begin with https://.
 func NewClient() *Client {
 	t := &http.Transport{DialContext: (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
 		ResponseHeaderTimeout: stallTimeout, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute}
 	return &Client{http: &http.Client{Transport: t}}
+}
+
+// NewTLSClient is NewClient for nodes whose admin ports have TLS: it speaks it to
+// all addresses but those that begin with http://.
+func NewTLSClient(t *tls.Config) *Client {
+	c := NewClient()
+	c.tls = t
+	c.http.Transport.(*http.Transport).TLSClientConfig = t
+	return c
 }
 
 // Close drops idle connections.
@@ -127,8 +140,20 @@ func (c *Client) get(ctx context.Context, addr, path string, q url.Values) (*htt
 	return c.do(ctx, http.MethodGet, addr, path, q)
 }
 
+// URL is where the client asks the node at an address.
+func (c *Client) URL(addr string) url.URL {
+	if scheme, host, ok := strings.Cut(addr, "://"); ok {
+		return url.URL{Scheme: scheme, Host: host}
+	}
+	if c.tls != nil {
+		return url.URL{Scheme: "https", Host: addr}
+	}
+	return url.URL{Scheme: "http", Host: addr}
+}
+
 func (c *Client) do(ctx context.Context, method, addr, path string, q url.Values) (*http.Response, error) {
-	u := url.URL{Scheme: "http", Host: addr, Path: path, RawQuery: q.Encode()}
+	u := c.URL(addr)
+	u.Path, u.RawQuery = path, q.Encode()
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
 		return nil, err
@@ -142,7 +167,10 @@ func (c *Client) do(ctx context.Context, method, addr, path string, q url.Values
 		if errors.As(err, &ue) {
 			err = ue.Err // the caller names the address
 		}
-		return nil, err
+		if shows(c.tls, err) {
+			return nil, fmt.Errorf("%w (%w)", ErrStrangeClient, err)
+		}
+		return nil, causeOf(err)
 	}
 	if resp.StatusCode == http.StatusOK {
 		return resp, nil
@@ -154,6 +182,9 @@ func (c *Client) do(ctx context.Context, method, addr, path string, q url.Values
 	}
 	if json.Unmarshal(text, &body) == nil && body.Error != "" {
 		return nil, errors.New(body.Error)
+	}
+	if u.Scheme == "http" && resp.StatusCode == http.StatusBadRequest && bytes.Contains(text, []byte("HTTPS server")) { // net/http says so
+		return nil, ErrWantsTLS
 	}
 	return nil, fmt.Errorf("HTTP %s: %s", resp.Status, strings.TrimSpace(string(text)))
 }

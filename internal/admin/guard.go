@@ -14,7 +14,9 @@ import (
 var (
 	errWebPage = errors.New("requests of web pages are refused")
 	errToken   = errors.New("this needs the node's admin token: give --token-file FILE or set LOCKSTEP_ADMIN_TOKEN, with what the node's admin.token_file holds")
-	errNoToken = errors.New("changes are refused here: this admin port is not on loopback; set admin.token_file on the node")
+	errCert    = errors.New("this needs a certificate of an authority in the node's admin.tls.ca_file: give --admin-cert FILE and --admin-key FILE, or set LOCKSTEP_ADMIN_CERT and LOCKSTEP_ADMIN_KEY")
+	errEither  = errors.New("this needs the node's admin token (--token-file FILE or LOCKSTEP_ADMIN_TOKEN), or a certificate of an authority in the node's admin.tls.ca_file (--admin-cert FILE and --admin-key FILE, or LOCKSTEP_ADMIN_CERT and LOCKSTEP_ADMIN_KEY)")
+	errNoToken = errors.New("changes are refused here: this admin port is not on loopback; set admin.token_file, or admin.tls with ca_file, on the node")
 	errHost    = errors.New("refused: the request names another host than this node; ask by address (127.0.0.1) or as localhost")
 )
 
@@ -38,8 +40,8 @@ func ReadToken(file string) (string, error) {
 	return token, nil
 }
 
-// guard stands before every handler of the port. A change needs the token where
-// there is one, and none is taken from a web page. A port on loopback answers only
+// guard stands before every handler of the port. A change needs the token or a
+// certificate where one of them is asked for, and none is taken from a web page. A port on loopback answers only
 // to requests that name the machine itself: a page whose name was made to resolve
 // to 127.0.0.1 (DNS rebinding) would else be one origin with the node.
 func (s *Server) guard(next http.Handler) http.Handler {
@@ -54,18 +56,36 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		switch {
-		case r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") == "cross-site":
+		if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") == "cross-site" {
 			writeError(w, http.StatusForbidden, errWebPage)
-		case s.cfg.Token == "" && !local && !s.cfg.Insecure:
-			writeError(w, http.StatusForbidden, errNoToken)
-		case s.cfg.Token != "" && !bears(r, s.cfg.Token):
-			w.Header().Set("WWW-Authenticate", "Bearer")
-			writeError(w, http.StatusUnauthorized, errToken)
-		default:
-			next.ServeHTTP(w, r)
+			return
 		}
+		if code, err := s.mayChange(r, local); err != nil {
+			if s.cfg.Token != "" {
+				w.Header().Set("WWW-Authenticate", "Bearer")
+			}
+			writeError(w, code, err)
+			return
+		}
+		next.ServeHTTP(w, r)
 	})
+}
+
+// mayChange returns why the request may change nothing. The token and a
+// certificate are worth the same.
+func (s *Server) mayChange(r *http.Request, local bool) (code int, err error) {
+	token, certificates := s.cfg.Token != "", s.cfg.Certificates
+	switch {
+	case !token && !certificates && !local && !s.cfg.Insecure:
+		return http.StatusForbidden, errNoToken
+	case !token && !certificates, token && bears(r, s.cfg.Token), certificates && certified(r):
+		return 0, nil
+	case token && certificates:
+		return http.StatusUnauthorized, errEither
+	case certificates:
+		return http.StatusUnauthorized, errCert
+	}
+	return http.StatusUnauthorized, errToken
 }
 
 // bears reports whether the request carries the token. Digests are compared, so

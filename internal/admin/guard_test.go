@@ -43,6 +43,11 @@ func TestGuard(t *testing.T) {
 		{"open, token missing", Config{Listen: "0.0.0.0:1", Token: token, Insecure: true}, "POST", "node-1:1", nil, 401},
 		{"open without token", Config{Listen: "0.0.0.0:1"}, "POST", "node-1:1", nil, 403},
 		{"open host empty", Config{Listen: ":1"}, "POST", "node-1:1", nil, 403},
+		{"open, certificates asked for and none shown", Config{Listen: "0.0.0.0:1", Certificates: true}, "POST", "node-1:1", nil, 401},
+		{"certificates asked for and none shown", Config{Listen: "127.0.0.1:1", Certificates: true}, "POST", "127.0.0.1:1", nil, 401},
+		{"certificates or token, token right", Config{Listen: "0.0.0.0:1", Token: token, Certificates: true}, "POST", "node-1:1", bearer("Bearer " + token), 200},
+		{"certificates or token, a page", Config{Listen: "0.0.0.0:1", Token: token, Certificates: true}, "POST", "node-1:1",
+			map[string]string{"Origin": "https://node-1:1", "Authorization": "Bearer " + token}, 403},
 		{"open and insecure", Config{Listen: "0.0.0.0:1", Insecure: true}, "POST", "node-1:1", nil, 200},
 	}
 	for _, test := range tests {

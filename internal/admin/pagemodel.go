@@ -59,6 +59,7 @@ type pageNode struct {
 	BrokerNote           string
 	Kafka                []string
 	Raft, Admin          string
+	AdminURL             string
 	Linked               bool // the address is this node's alone
 	Version, Incarnation string
 	Leads, Coordinators  int
@@ -206,7 +207,7 @@ func (p *page) judge(st *cluster.Status) {
 }
 
 func newPageNode(n *cluster.NodeStatus, leads int, asked bool) pageNode {
-	out := pageNode{ID: n.ID, Rack: n.Rack, Problem: n.Problem, Raft: n.Raft, Admin: n.Admin, Leads: leads, Coordinators: n.Coordinators,
+	out := pageNode{ID: n.ID, Rack: n.Rack, Problem: n.Problem, Raft: n.Raft, Admin: n.Admin, AdminURL: Registered(n.Admin), Leads: leads, Coordinators: n.Coordinators,
 		Version: cmp.Or(n.Version, "unknown"), Incarnation: cmp.Or(n.Incarnation[:min(8, len(n.Incarnation))], "unknown"), Disk: "unknown"}
 	switch n.State {
 	case cluster.NodeUp:

@@ -129,6 +129,15 @@ func TestStatusPageLinks(t *testing.T) {
 	if body := rendered(t, st); !strings.Contains(body, link) {
 		t.Error("the only node at an address is not linked")
 	}
+	st.Nodes[0].Admin = "https://node-1:7501"
+	if body := rendered(t, st); !strings.Contains(body, `<a id="admin-1" href="https://node-1:7501/">https://node-1:7501</a>`) {
+		t.Error("the link to a node with TLS does not begin with https")
+	}
+	st.Nodes[0].Admin = "javascript://alert(1)"
+	if body := rendered(t, st); strings.Contains(body, `href="javascript`) {
+		t.Error("an address is a script")
+	}
+	st.Nodes[0].Admin = "node-1:7501"
 	st.Nodes[1].Admin = st.Nodes[0].Admin
 	if body := rendered(t, st); strings.Contains(body, "<a id") || !strings.Contains(body, "admin node-1:7501") {
 		t.Error("an address of two nodes is a link, or is not shown")

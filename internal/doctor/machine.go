@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
@@ -136,6 +137,24 @@ func LimitChecks(connections int, budget int64) []Check {
 	}
 }
 
+// SharedAuthorityCheck warns where those who may change the cluster are signed by
+// whoever also signs others: file is of the first, others are by their key.
+func SharedAuthorityCheck(file string, others map[string]string) Check {
+	return Check{"authority of admin.tls", func(context.Context) []Finding {
+		own, err := os.ReadFile(file)
+		if err != nil {
+			return nil // said by the check of the file itself
+		}
+		for key, name := range others {
+			if other, err := os.ReadFile(name); err == nil && bytes.Equal(own, other) {
+				return []Finding{{Severity: Warning, What: "admin.tls.ca_file and " + key + " are the same authority",
+					Why: "whoever has a certificate of it can change the cluster", Next: "give operators an authority of their own"}}
+			}
+		}
+		return ok("it signs nobody else")
+	}}
+}
+
 // CertificateCheck looks at a PEM file's first certificate.
 func CertificateCheck(name, file string) Check {
 	return Check{"certificate of " + name, func(context.Context) []Finding {
@@ -154,9 +173,9 @@ func CertificateCheck(name, file string) Check {
 		what := fmt.Sprintf("%s holds until %s", file, cert.NotAfter.UTC().Format(time.DateTime))
 		switch left := time.Until(cert.NotAfter); {
 		case left < 0:
-			return []Finding{{Severity: Error, What: what, Why: "peers refuse this node", Next: "renew it"}}
+			return []Finding{{Severity: Error, What: what, Why: "whoever is shown it refuses it", Next: "renew it"}}
 		case left < certSoon:
-			return []Finding{{Severity: Warning, What: what, Why: "peers refuse this node after that", Next: "renew it"}}
+			return []Finding{{Severity: Warning, What: what, Why: "whoever is shown it refuses it after that", Next: "renew it"}}
 		}
 		return ok("%s", what)
 	}}

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -62,11 +63,21 @@ func dialPeer(ctx context.Context, p Peer) []Finding {
 	return ok("%s is reached", p.Address)
 }
 
+// ReadableTokenCheck warns of an admin token that is sent in plain HTTP to an
+// address outside loopback.
+func ReadableTokenCheck(listen string) Check {
+	return Check{"admin token", func(context.Context) []Finding {
+		return []Finding{{Severity: Warning, What: "admin.token_file is set, and the admin port at " + listen + " speaks plain HTTP",
+			Why: "who reads the token on its way can change the cluster", Next: "set admin.tls, or let admin.listen be on loopback"}}
+	}}
+}
+
 // Running is what the node says of itself and the cluster at its admin port.
 type Running struct {
 	Problems []string
 	Versions map[int32]string // of the nodes that are alive
-	Admin    map[int32]string // their admin addresses
+	Admin    map[int32]string // the URLs of their admin ports
+	TLS      *tls.Config      // how those with https are asked; nil: as the system trusts
 }
 
 // RunningCheck asks the node, if it runs; where it does not, its ports must be
@@ -92,7 +103,7 @@ func RunningCheck(ask func(ctx context.Context) (*Running, error), ports map[str
 			out = append(out, Finding{Severity: Warning, What: fmt.Sprintf("the nodes run %d versions: %v", len(seen), st.Versions),
 				Why: "an older node stops at the first command that it does not know", Next: "finish the upgrade"})
 		}
-		out = append(out, clocks(ctx, st.Admin)...)
+		out = append(out, clocks(ctx, st)...)
 		if out == nil {
 			return ok("it runs, and the cluster is healthy")
 		}
@@ -119,12 +130,12 @@ func portsFree(ctx context.Context, ports map[string]string) []Finding {
 
 // clocks compares this machine's clock with those of the nodes, by the Date of
 // an answer: good to a second.
-func clocks(ctx context.Context, nodes map[int32]string) []Finding {
+func clocks(ctx context.Context, st *Running) []Finding {
 	var out []Finding
-	client := &http.Client{Timeout: dialLimit}
+	client := &http.Client{Timeout: dialLimit, Transport: &http.Transport{TLSClientConfig: st.TLS}}
 	defer client.CloseIdleConnections()
-	for id, addr := range nodes {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/livez", nil)
+	for id, url := range st.Admin {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/livez", nil)
 		if err != nil {
 			continue
 		}

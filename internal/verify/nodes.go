@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 
+	"lockstep/internal/admin"
 	"lockstep/internal/cluster"
 )
 
@@ -95,6 +96,7 @@ func (r *run) reach(ctx context.Context, clusterID string, n *cluster.NodeStatus
 		addr = net.JoinHostPort(raftHost, port)
 		note = fmt.Sprintf(" (its admin.listen is %s, which names no host, so its Raft host was tried)", n.Admin)
 	}
+	addr = admin.Registered(addr)
 	st, _, err := r.client.Status(ctx, addr)
 	switch {
 	case err != nil:
