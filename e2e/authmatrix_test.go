@@ -236,6 +236,11 @@ func (m *authMatrix) prepare() {
 		if err := m.coordinated(i); err != nil {
 			return err
 		}
+		md, err := adminCall[*kmsg.MetadataResponse](m, i, 9, kmsg.NewPtrMetadataRequest())
+		if err != nil {
+			return err
+		}
+		m.sides[i].normal.clusterID = *md.ClusterID
 		return m.createACLs(i, acls...)
 	})
 	for _, name := range []string{ownName, otherName} {
@@ -243,20 +248,22 @@ func (m *authMatrix) prepare() {
 			err = errors.Join(err, m.createTopic(name+suffix))
 		}
 		m.counts[name+"-grow"] = 1
-		for _, suffix := range []string{"", "-doomed"} {
-			err = errors.Join(err, m.commit(name+suffix))
-		}
 	}
+	err = errors.Join(err, m.recommit(ownName, otherName, ownName+"-doomed", otherName+"-doomed"))
 	err = errors.Join(err, m.onBoth(func(i int) error { return m.listed(i, len(acls)) }))
 	if err != nil {
 		m.t.Fatal(err)
 	}
 }
 
-// coordinated has the broker make what it keeps transactions in, and fetch its
-// first producer ids.
+// coordinated has the broker make what it keeps groups and transactions in, and
+// fetch its first producer ids.
 func (m *authMatrix) coordinated(i int) error {
 	find := kmsg.NewPtrFindCoordinatorRequest()
+	find.CoordinatorKey = ownName
+	if _, err := adminCall[*kmsg.FindCoordinatorResponse](m, i, 1, find); err != nil {
+		return err
+	}
 	find.CoordinatorType, find.CoordinatorKey = 1, ownName
 	resp, err := adminCall[*kmsg.FindCoordinatorResponse](m, i, 1, find)
 	if err != nil || i == 1 {

@@ -65,9 +65,11 @@ func authCreatePartitions(s *authScript) {
 	}
 	c := s.add("of four topics", req)
 	c.mend = func(_ *principal, out [2]diffOutcome) error {
-		for _, t := range out[0].resp.(*kmsg.CreatePartitionsResponse).Topics {
-			if t.ErrorCode == 0 {
-				s.m.counts[t.Topic]++
+		if resp, ok := out[0].resp.(*kmsg.CreatePartitionsResponse); ok {
+			for _, t := range resp.Topics {
+				if t.ErrorCode == 0 {
+					s.m.counts[t.Topic]++
+				}
 			}
 		}
 		return nil
@@ -300,9 +302,11 @@ func (m *authMatrix) deleteTopics(any bool, names ...string) error {
 // others do not exist, and deletes them.
 func (m *authMatrix) autoCreated(names []string, out [2]diffOutcome) error {
 	var created []string
-	for _, t := range out[0].resp.(*kmsg.MetadataResponse).Topics {
-		if t.ErrorCode != kerr.TopicAuthorizationFailed.Code {
-			created = append(created, *t.Topic)
+	if resp, ok := out[0].resp.(*kmsg.MetadataResponse); ok {
+		for _, t := range resp.Topics {
+			if t.ErrorCode != kerr.TopicAuthorizationFailed.Code {
+				created = append(created, *t.Topic)
+			}
 		}
 	}
 	for _, name := range names {

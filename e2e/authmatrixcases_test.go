@@ -93,7 +93,7 @@ func authProduce(s *authScript) {
 	s.add("acks 2", odd)
 	b := batch{producerID: 7000, epoch: 0, sequence: -1, values: []string{"one"}}
 	s.add("idempotent, without a sequence", produceRequest(otherName, 0, b.fixed(nil)))
-	named := of(ownName)
+	named := of(ownName + "-alter") // which nobody reads
 	named.TransactionID = kmsg.StringPtr(ownName)
 	s.add("a transaction's name", named)
 }
@@ -130,7 +130,7 @@ func authListOffsets(s *authScript) {
 	}
 	s.add("of four topics", req)
 	replica := *req
-	replica.ReplicaID = 5
+	replica.ReplicaID, replica.Topics = 5, req.Topics[:2]
 	s.add("as a replica", &replica)
 }
 

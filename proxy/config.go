@@ -36,6 +36,11 @@ type Config struct {
 	// own rights. Nil: it always is asked. Any goroutine may call it.
 	BrokerAuthorizes func() bool
 
+	// BrokerAuthenticates says that the broker's listener at Upstream may be one
+	// on which clients must authenticate: until the broker has answered a client
+	// it is told nothing but ApiVersions and what belongs to SASL.
+	BrokerAuthenticates bool
+
 	// LinearizableReads makes every answer that says where a log ends wait
 	// until a majority confirmed, after the request came, that this node
 	// leads. Otherwise a leader takes its own word for as long as its lease.
