@@ -231,6 +231,13 @@ var afterRights = map[int16]bool{
 	kerr.ThrottlingQuotaExceeded.Code:  true,
 }
 
+// authorizationCodes say that the client may not.
+var authorizationCodes = map[int16]bool{
+	kerr.TopicAuthorizationFailed.Code:   true,
+	kerr.GroupAuthorizationFailed.Code:   true,
+	kerr.ClusterAuthorizationFailed.Code: true,
+}
+
 func (r *request) brokerAuthorizes() bool {
 	may := r.c.srv.cfg.BrokerAuthorizes
 	return may == nil || may()
