@@ -123,11 +123,19 @@ func (r *request) clusterAccess(ctx context.Context) (int32, error) {
 // authenticate. It is the broker who says so: a client that it hangs up on is hung
 // up on here, and so is one whose broker is down.
 func (r *request) letIn() error {
-	if r.c.letIn || !r.c.srv.cfg.BrokerAuthenticates || authenticates(r.h.Key) {
+	// ApiVersions is answered to anybody, but not in the middle of an exchange.
+	free := authenticates(r.h.Key) && (r.h.Key != int16(kmsg.ApiVersions) || r.c.mechanism == "")
+	if r.c.letIn || !r.c.srv.cfg.BrokerAuthenticates || free {
 		return nil
 	}
 	srv := r.c.srv
-	if _, err := askRights[*kmsg.MetadataResponse](r.c.ctx, r, noTopics()); err != nil {
+	resp, err := askRights[*kmsg.MetadataResponse](r.c.ctx, r, noTopics())
+	if err == nil && resp.ClusterID == nil && len(resp.Brokers) == 0 {
+		// An empty answer is Kafka's ILLEGAL_SASL_STATE, for which Metadata has
+		// no place: the client is half through an exchange.
+		err = errNotLoggedIn
+	}
+	if err != nil {
 		switch {
 		case r.c.ctx.Err() != nil:
 			return err
@@ -143,6 +151,10 @@ func (r *request) letIn() error {
 	}
 	return nil
 }
+
+// errNotLoggedIn is the cause when the broker refuses a client that has begun to
+// authenticate.
+var errNotLoggedIn = errors.New("authentication is not finished")
 
 // noTopics is a Metadata request about nothing, which needs no right.
 func noTopics() *kmsg.MetadataRequest {

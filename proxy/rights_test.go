@@ -399,6 +399,23 @@ func TestSettingsOfOthersAreJudged(t *testing.T) {
 	}
 }
 
+// TestHalfwayIsNotLoggedIn: Kafka answers who is in the middle of an exchange with
+// an error, for which Metadata has no place, before it hangs up.
+func TestHalfwayIsNotLoggedIn(t *testing.T) {
+	f := newFixture(t, func(c *Config) { c.BrokerAuthenticates = true })
+	f.answer(kmsg.SASLHandshake, func(req kmsg.Request) kmsg.Response { return req.ResponseKind() })
+	f.answer(kmsg.Metadata, func(req kmsg.Request) kmsg.Response { return req.ResponseKind() })
+	handshake := kmsg.NewPtrSASLHandshakeRequest()
+	handshake.Mechanism = "PLAIN"
+	for _, req := range []kmsg.Request{kmsg.NewPtrDescribeClusterRequest(), kmsg.NewPtrApiVersionsRequest()} {
+		c := f.dial()
+		c.alive()
+		do[*kmsg.SASLHandshakeResponse](c, 1, handshake)
+		c.send(req)
+		c.closed()
+	}
+}
+
 // TestNobodyUnknownIsAnswered: the broker hangs up on who has not authenticated,
 // and so does the node, though its own listener asks for nothing. Down, the broker
 // is as it was.
