@@ -1,15 +1,12 @@
 package proxy
 
 import (
-	"errors"
 	"slices"
 	"sync/atomic"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
-
-	"lockstep/kafkawire"
 )
 
 // answer makes the fixture's broker answer an API; fn returns nil for what the
@@ -399,63 +396,36 @@ func TestSettingsOfOthersAreJudged(t *testing.T) {
 	}
 }
 
-// TestHalfwayIsNotLoggedIn: Kafka answers who is in the middle of an exchange with
-// an error, for which Metadata has no place, before it hangs up.
-func TestHalfwayIsNotLoggedIn(t *testing.T) {
-	f := newFixture(t, func(c *Config) { c.BrokerAuthenticates = true })
-	f.answer(kmsg.SASLHandshake, func(req kmsg.Request) kmsg.Response { return req.ResponseKind() })
-	f.answer(kmsg.Metadata, func(req kmsg.Request) kmsg.Response { return req.ResponseKind() })
-	handshake := kmsg.NewPtrSASLHandshakeRequest()
-	handshake.Mechanism = "PLAIN"
-	for _, req := range []kmsg.Request{kmsg.NewPtrDescribeClusterRequest(), kmsg.NewPtrApiVersionsRequest()} {
-		c := f.dial()
-		c.alive()
-		do[*kmsg.SASLHandshakeResponse](c, 1, handshake)
-		c.send(req)
-		c.closed()
-	}
-}
-
-// TestNobodyUnknownIsAnswered: the broker hangs up on who has not authenticated,
-// and so does the node, though its own listener asks for nothing. Down, the broker
-// is as it was.
-func TestNobodyUnknownIsAnswered(t *testing.T) {
-	for _, open := range []bool{false, true} {
-		f := newFixture(t, func(c *Config) { c.BrokerAuthenticates = true })
-		f.createTopic("orders", 1, nil)
-		if !open {
-			f.broker.ControlKey(int16(kmsg.Metadata), func(kmsg.Request) (kmsg.Response, error, bool) {
-				f.broker.KeepControl()
-				return nil, errors.New("hangs up"), true
-			})
-		}
-		for _, api := range kafkawire.Served() {
-			if authenticates(api.Key) || open && api.Key != int16(kmsg.DescribeCluster) {
-				continue
+// TestGroupsOfTheCatalogAreListed to who may describe the cluster, and else to who
+// may describe the group, though the broker has never met them.
+func TestGroupsOfTheCatalogAreListed(t *testing.T) {
+	for ops, want := range map[int32][]string{0: {"seen"}, opDescribe: {"hidden", "seen"}} {
+		f := newFixture(t, nil)
+		f.ofCluster(ops)
+		f.cluster.fakeGroups.edit(func(s *fakeGroupsState) {
+			for _, group := range []string{"seen", "hidden"} {
+				s.committed[group] = map[TopicPartition]CommittedOffset{{1, 0}: {Topic: "orders", Offset: 5}}
 			}
-			c := f.dial()
-			c.alive() // ApiVersions is answered
-			req := kmsg.RequestForKey(api.Key)
-			req.SetVersion(api.Max)
-			if open {
-				do[*kmsg.DescribeClusterResponse](c, api.Max, req)
-				continue
+		})
+		f.answer(kmsg.DescribeGroups, func(req kmsg.Request) kmsg.Response {
+			resp := req.ResponseKind().(*kmsg.DescribeGroupsResponse)
+			for _, name := range req.(*kmsg.DescribeGroupsRequest).Groups {
+				g := kmsg.NewDescribeGroupsResponseGroup()
+				g.Group, g.State = name, groupDead
+				if name == "hidden" {
+					g.ErrorCode, g.State = kerr.GroupAuthorizationFailed.Code, ""
+				}
+				resp.Groups = append(resp.Groups, g)
 			}
-			c.send(req)
-			c.closed()
+			return resp
+		})
+		var got []string
+		for _, g := range do[*kmsg.ListGroupsResponse](f.dial(), 5, kmsg.NewPtrListGroupsRequest()).Groups {
+			got = append(got, g.Group)
 		}
-		f.broker.Close()
-		c := f.dial()
-		c.send(kmsg.NewPtrDescribeClusterRequest())
-		if !open {
-			c.closed()
-			eventually(t, "the cause in the log", func() bool {
-				return len(f.log.lines("the broker does not answer this client", "security.protocol")) > 0
-			})
-			continue
-		}
-		if _, err := kafkawire.ReadResponseFrame(c.nc, 1<<20); err != nil {
-			t.Errorf("the broker, now down, demanded nothing: %v", err)
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("with the rights %d on the cluster: %q, want %q", ops, got, want)
 		}
 	}
 }
