@@ -92,10 +92,22 @@ func (r *request) hidden(op int32, topics []string, unsure int16) map[string]int
 // topicOperations is what the client may do with a topic, in Kafka's bits. The
 // broker has been asked.
 func (r *request) topicOperations(name string) int32 {
-	if !r.brokerAuthorizes() {
-		return topicOperations
+	if a, ok := r.c.access[name]; ok && r.brokerAuthorizes() {
+		return a.ops
 	}
-	return r.c.access[name].ops
+	return topicOperations
+}
+
+// silence returns the error with which the broker did not say what the client may
+// do, or nil if it is not known to tell clients apart: a node that has just been
+// started before its broker still shows the way to the others.
+func (r *request) silence(err error) error {
+	judges := r.c.srv.cfg.BrokerJudges
+	if err == nil || judges == nil || judges() {
+		return err
+	}
+	r.noteUpstream(err)
+	return nil
 }
 
 // clusterAccess is what the client may do with the cluster, in Kafka's bits. Who
@@ -112,7 +124,7 @@ func (r *request) clusterAccess(ctx context.Context) (int32, error) {
 	until := time.Now().Add(accessFor)
 	resp, err := askRights[*kmsg.MetadataResponse](ctx, r, req)
 	if err != nil {
-		return 0, err
+		return clusterOperations, r.silence(err)
 	}
 	r.c.cluster = access{ops: resp.AuthorizedOperations, until: until}
 	return resp.AuthorizedOperations, nil

@@ -61,6 +61,9 @@ func (r *request) mayFindGroups(req *kmsg.FindCoordinatorRequest) (map[string]*K
 	ask.SetVersion(min(r.h.Version, 4)) // which every broker has, and which can name several
 	resp, err := askRights[*kmsg.FindCoordinatorResponse](r.c.ctx, r, &ask)
 	if err != nil {
+		if err = r.silence(err); err == nil {
+			denied = nil
+		}
 		return denied, err
 	}
 	if r.h.Version < 4 {

@@ -76,7 +76,7 @@ func (r *request) mayInitProducerID(req *kmsg.InitProducerIDRequest) (int16, err
 	ask.TransactionalID, ask.TransactionTimeoutMillis = req.TransactionalID, req.TransactionTimeoutMillis
 	resp, err := askRights[*kmsg.InitProducerIDResponse](r.c.ctx, r, ask)
 	if err != nil {
-		return 0, err
+		return 0, r.silence(err)
 	}
 	switch resp.ErrorCode {
 	case kerr.CoordinatorLoadInProgress.Code, kerr.CoordinatorNotAvailable.Code, kerr.NotCoordinator.Code:

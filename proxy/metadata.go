@@ -33,11 +33,16 @@ func handleMetadata(r *request) error {
 	}
 	// A list of all topics without those of which the broker does not say whether
 	// the client may see them would be a lie about topics that are there.
-	silent := r.learnTopics(r.c.ctx, names)
-	if silent != nil && all {
+	unsure := kerr.LeaderNotAvailable.Code
+	err = r.learnTopics(r.c.ctx, names)
+	silent := r.silence(err)
+	switch {
+	case silent != nil && all:
 		return r.c.srv.unanswered(r, silent)
+	case silent == nil && err != nil:
+		unsure = 0
 	}
-	hidden := r.hidden(opDescribe, names, kerr.LeaderNotAvailable.Code)
+	hidden := r.hidden(opDescribe, names, unsure)
 	// Before version 4 there was no way to say no.
 	created := map[string]error{}
 	if !all && v.CatalogReady && r.c.srv.cfg.Topics.AutoCreate && (r.h.Version < 4 || req.AllowAutoTopicCreation) {

@@ -251,6 +251,37 @@ func TestMetadataWhileTheBrokerIsSilent(t *testing.T) {
 	}
 }
 
+// TestSilentBrokerThatMayHaveNoAuthorizer: a node that has not heard yet whether its
+// broker tells clients apart shows them the way, and writes nothing for them.
+func TestSilentBrokerThatMayHaveNoAuthorizer(t *testing.T) {
+	f := newFixture(t, func(c *Config) { c.BrokerJudges = func() bool { return false } })
+	f.createTopic("orders", 1, nil)
+	f.broker.Close()
+	c := f.dial()
+	for _, req := range []*kmsg.MetadataRequest{metadataOf(false, "orders"), kmsg.NewPtrMetadataRequest()} {
+		req.IncludeTopicAuthorizedOperations, req.IncludeClusterAuthorizedOperations = true, true
+		got := do[*kmsg.MetadataResponse](c, 9, req)
+		if len(got.Topics) != 1 || got.Topics[0].ErrorCode != 0 || len(got.Topics[0].Partitions) != 1 ||
+			got.Topics[0].AuthorizedOperations != topicOperations || got.AuthorizedOperations != clusterOperations {
+			t.Errorf("Metadata: %+v", got)
+		}
+	}
+	find := kmsg.NewPtrFindCoordinatorRequest()
+	find.CoordinatorKey = "g"
+	if got := do[*kmsg.FindCoordinatorResponse](c, 3, find); got.ErrorCode != 0 || got.NodeID != 1 {
+		t.Errorf("FindCoordinator: %+v", got)
+	}
+	if got := do[*kmsg.InitProducerIDResponse](c, 4, kmsg.NewPtrInitProducerIDRequest()); got.ErrorCode != 0 {
+		t.Errorf("InitProducerId: %+v", got)
+	}
+	if got := do[*kmsg.ProduceResponse](c, 9, produceTo("orders", 0, batchOf("a"))).Topics[0].Partitions[0].ErrorCode; got != kerr.NotLeaderForPartition.Code {
+		t.Errorf("Produce: code %d", got)
+	}
+	if got := do[*kmsg.CreateTopicsResponse](c, 5, newTopicOf("new", 1, 1)).Topics[0].ErrorCode; got != kerr.NotController.Code {
+		t.Errorf("CreateTopics: code %d", got)
+	}
+}
+
 // TestNothingUnseenIsCreated: to create by Metadata takes DESCRIBE as well.
 func TestNothingUnseenIsCreated(t *testing.T) {
 	f := newFixture(t, nil)

@@ -180,6 +180,7 @@ func proxyConfig(cfg configs.Config, log hclog.Logger, c *cluster.Cluster, b *lo
 		// Where clients have a listener of their own they are known by name,
 		// or not let in at all: the broker says which.
 		BrokerAuthorizes:    func() bool { return cfg.Broker.AuthenticatesClients() || b.Authorizes() },
+		BrokerJudges:        func() bool { return cfg.Broker.AuthenticatesClients() || b.Judges() },
 		BrokerAuthenticates: cfg.Broker.AuthenticatesClients(),
 		BrokerVersions:      func() []kmsg.ApiVersionsResponseApiKey { return offeredByAll(c.BrokerAPIs()) },
 		LinearizableReads:   cfg.Reads == configs.ReadsLinearizable,
