@@ -96,15 +96,20 @@ func TestAuthorization(t *testing.T) {
 	c.verify()
 }
 
-// secure gives a broker a listener where clients authenticate, and an
-// authorizer. Who comes by the other listener may do everything.
-func secure(b *broker, port int) {
+// secure gives a broker a listener where clients authenticate, each user with its
+// name for a password, and an authorizer. Who comes by the other listener may do
+// everything.
+func secure(b *broker, port int, users ...string) {
+	logins := ""
+	for _, user := range append([]string{"admin", "writer"}, users...) {
+		logins += fmt.Sprintf(" user_%[1]s=%[1]q", user)
+	}
 	b.settings = []string{
 		fmt.Sprintf("listeners=PLAINTEXT://%s,CONTROLLER://%s,CLIENTS://%s", b.addr(), loopback(b.controllerPort), loopback(port)),
 		fmt.Sprintf("advertised.listeners=PLAINTEXT://%s,CLIENTS://%s", b.addr(), loopback(port)),
 		"listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,CLIENTS:SASL_PLAINTEXT",
 		"listener.name.clients.sasl.enabled.mechanisms=PLAIN",
-		`listener.name.clients.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_admin="admin" user_writer="writer";`,
+		"listener.name.clients.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required" + logins + ";",
 		"authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
 		"super.users=User:ANONYMOUS;User:admin",
 	}

@@ -69,15 +69,36 @@ type side struct {
 // startSides starts a broker, and a broker with a proxy, and makes them alike.
 func startSides(t *testing.T, dir string) [2]*side {
 	t.Helper()
-	plain := makeBroker(t, filepath.Join(dir, "plain"), 1)
+	plain, n := startPair(t, dir, func(*broker) []string { return nil }, "topics.auto_create_topics_enable=false")
+	sides := [2]*side{
+		{name: "kafka", addr: plain.addr(), normal: normal{port: plain.port}},
+		{name: "lockstep", addr: n.kafkaAddr(), normal: normal{port: n.kafkaPort}},
+	}
+	var wg sync.WaitGroup
+	errs := make([]error, len(sides))
+	for i, s := range sides {
+		s.members = map[string]string{}
+		wg.Go(func() { errs[i] = s.prepare(t.Context()) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	return sides
+}
+
+// startPair starts a broker, and a broker with a proxy whose settings are given;
+// with gives what else each broker has in its configuration.
+func startPair(t *testing.T, dir string, with func(*broker) []string, settings ...string) (plain *broker, n *node) {
+	t.Helper()
+	plain = makeBroker(t, filepath.Join(dir, "plain"), 1)
 	behind := makeBroker(t, filepath.Join(dir, "kafka"), 11)
 	for _, b := range []*broker{plain, behind} {
-		b.settings = []string{"broker.rack=a", "log.retention.ms=-1"} // records of a fixed time are old
+		b.settings = append([]string{"broker.rack=a", "log.retention.ms=-1"}, with(b)...) // records of a fixed time are old
 	}
-	n := &node{
+	n = &node{
 		id: 1, bin: lockstepBinary(t), dir: filepath.Join(dir, "node"), broker: behind, upstream: behind.addr(),
-		kafkaPort: freePort(t), raftPort: freePort(t), adminPort: freePort(t),
-		settings: []string{"topics.auto_create_topics_enable=false"},
+		kafkaPort: freePort(t), raftPort: freePort(t), adminPort: freePort(t), settings: settings,
 	}
 	c := &cluster{t: t, dir: dir, nodes: []*node{n, {broker: plain}}}
 	c.startBrokers()
@@ -94,22 +115,7 @@ func startSides(t *testing.T, dir string) [2]*side {
 	}
 	n.startProxy(t)
 	c.waitHealthy()
-
-	sides := [2]*side{
-		{name: "kafka", addr: plain.addr(), normal: normal{port: plain.port}},
-		{name: "lockstep", addr: n.kafkaAddr(), normal: normal{port: n.kafkaPort}},
-	}
-	var wg sync.WaitGroup
-	errs := make([]error, len(sides))
-	for i, s := range sides {
-		s.members = map[string]string{}
-		wg.Go(func() { errs[i] = s.prepare(t.Context()) })
-	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-	return sides
+	return plain, n
 }
 
 // prepare makes the topics that the requests are about, and has the broker make

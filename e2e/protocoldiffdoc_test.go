@@ -15,8 +15,9 @@ import (
 
 // protocolDoc is what docs/protocol.md promises.
 type protocolDoc struct {
-	apis map[int16]versionRange
-	rows []*intended
+	apis   map[int16]versionRange
+	rows   []*intended // of TestProtocolDifferences
+	rights []*intended // of TestAuthorizationMatrix; their requests begin with who asks
 }
 
 type versionRange struct{ min, max int16 }
@@ -33,7 +34,10 @@ type intended struct {
 	seen           map[int16]int
 }
 
-const differencesHeading = "## Differences, one by one"
+const (
+	differencesHeading = "## Differences, one by one"
+	rightsHeading      = "## Differences of rights, one by one"
+)
 
 var (
 	apiCell   = regexp.MustCompile(`^[A-Za-z]+ \((\d+)\)$`)
@@ -78,10 +82,13 @@ func parseProtocolDoc(text string) (*protocolDoc, error) {
 			}
 			d.apis[int16(key)] = r
 		}
-		if section == differencesHeading && cells[0] != "API" && !strings.HasPrefix(cells[0], "--") {
-			if err := d.addRow(line, cells); err != nil {
+		rows := map[string]*[]*intended{differencesHeading: &d.rows, rightsHeading: &d.rights}[section]
+		if rows != nil && cells[0] != "API" && !strings.HasPrefix(cells[0], "--") {
+			added, err := rowsOf(line, cells)
+			if err != nil {
 				return nil, fmt.Errorf("line %d: %w", line, err)
 			}
+			*rows = append(*rows, added...)
 		}
 	}
 	return d, nil
@@ -112,25 +119,26 @@ func parseRange(s string) (versionRange, bool) {
 	return versionRange{int16(least), int16(most)}, least <= most
 }
 
-func (d *protocolDoc) addRow(line int, cells []string) error {
+// rowsOf reads a row of a table of differences: one for each of its fields.
+func rowsOf(line int, cells []string) (out []*intended, err error) {
 	if len(cells) != 7 {
-		return fmt.Errorf("%d cells in a row of differences, want 7", len(cells))
+		return nil, fmt.Errorf("%d cells in a row of differences, want 7", len(cells))
 	}
 	if cells[6] == "" {
-		return fmt.Errorf("a difference without a reason")
+		return nil, fmt.Errorf("a difference without a reason")
 	}
 	row := intended{line: line, api: cells[0], request: cells[2], kafka: cells[4], ours: cells[5]}
 	r, ok := parseRange(cells[1])
 	if !ok {
-		return fmt.Errorf("versions %q", cells[1])
+		return nil, fmt.Errorf("versions %q", cells[1])
 	}
 	row.versions = r
 	for field := range strings.SplitSeq(cells[3], ",") {
 		one := row
 		one.field, one.seen = strings.TrimSpace(field), map[int16]int{}
-		d.rows = append(d.rows, &one)
+		out = append(out, &one)
 	}
-	return nil
+	return out, nil
 }
 
 // lists says whether a difference is in the table, and marks its row.

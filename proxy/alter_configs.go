@@ -54,6 +54,7 @@ func (a *altering) run() {
 	a.checkNames()
 	ctx, cancel := context.WithTimeout(a.r.c.ctx, alterWait)
 	defer cancel()
+	a.judgeRefused(ctx)
 	if topics := a.open(func(k kmsg.ConfigResourceType) bool { return k == kmsg.ConfigResourceTypeTopic }); len(topics) > 0 {
 		names := make([]string, 0, len(topics))
 		for _, i := range topics {
@@ -95,7 +96,7 @@ func (a *altering) checkNames() {
 	for i, res := range a.resources {
 		switch {
 		case count[res] > 1:
-			problems[i] = problem(kerr.InvalidRequest, "Each resource must appear at most once.")
+			problems[i] = alteredTwice
 		case isBrokerResource(res.kind):
 			problems[i] = brokerResourceProblem(v, res.name)
 		case res.kind != kmsg.ConfigResourceTypeTopic:
@@ -106,6 +107,33 @@ func (a *altering) checkNames() {
 		a.resources[i].problem = problems[i]
 	}
 }
+
+// judgeRefused has those told so who may not alter what is refused to everybody
+// here. The broker says who they are, and changes nothing.
+func (a *altering) judgeRefused(ctx context.Context) {
+	var which []int
+	refused := make(map[int]*KafkaError)
+	for i, res := range a.resources {
+		kind := res.kind == kmsg.ConfigResourceTypeGroupConfig || res.kind == kmsg.ConfigResourceTypeClientMetrics ||
+			res.kind == kmsg.ConfigResourceTypeBroker && res.name == ""
+		if res.problem != nil && res.problem != alteredTwice && kind {
+			which = append(which, i)
+			refused[i] = res.problem
+		}
+	}
+	if len(which) == 0 || !a.r.brokerAuthorizes() {
+		return
+	}
+	a.ask(ctx, which, func(i int) string { return a.resources[i].name }, true)
+	for _, i := range which {
+		if p := a.resources[i].problem; p == nil || !authorizationCodes[p.Code] {
+			a.resources[i].problem = refused[i]
+		}
+	}
+}
+
+// alteredTwice is what is wrong with a resource that a request names more than once.
+var alteredTwice = problem(kerr.InvalidRequest, "Each resource must appear at most once.")
 
 func brokerResourceProblem(v *View, name string) *KafkaError {
 	switch {

@@ -93,7 +93,7 @@ func TestAPIVersionsFollowTheBrokers(t *testing.T) {
 }
 
 func TestDescribeCluster(t *testing.T) {
-	f := newFixture(t, nil)
+	f := newFixture(t, noAuthorizer)
 	c := f.dial()
 	for version := int16(0); version <= 1; version++ {
 		req := kmsg.NewPtrDescribeClusterRequest()

@@ -104,8 +104,8 @@ func TestAuthorization(t *testing.T) {
 	if n := f.producer.appended(); n != 1 {
 		t.Errorf("%d batches were appended, want 1", n)
 	}
-	if n := asked.Load(); n > 3 {
-		t.Errorf("the broker was asked %d times about three topics", n)
+	if n := asked.Load(); n > 4 {
+		t.Errorf("the broker was asked %d times about four topics", n)
 	}
 	shown := ""
 	req := kmsg.NewPtrMetadataRequest()
@@ -137,7 +137,7 @@ func TestAuthorization(t *testing.T) {
 
 // TestBrokerWithoutAuthorizer is not asked.
 func TestBrokerWithoutAuthorizer(t *testing.T) {
-	f := newFixture(t, func(c *Config) { c.BrokerAuthorizes = func() bool { return false } })
+	f := newFixture(t, noAuthorizer)
 	f.createTopic("orders", 1, nil)
 	asked := f.judge(nil)
 	if got := do[*kmsg.ProduceResponse](f.dial(), 9, produceTo("orders", 0, batchOf("a"))).Topics[0].Partitions[0]; got.ErrorCode != 0 || asked.Load() != 0 {

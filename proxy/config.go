@@ -36,6 +36,16 @@ type Config struct {
 	// own rights. Nil: it always is asked. Any goroutine may call it.
 	BrokerAuthorizes func() bool
 
+	// BrokerJudges says whether the broker is known to tell clients apart: while it
+	// is silent they are then shown nothing that it might not show, and else the
+	// way to the other nodes. Nil: it is. Any goroutine may call it.
+	BrokerJudges func() bool
+
+	// BrokerAuthenticates says that the broker's listener at Upstream may be one
+	// on which clients must authenticate: until the broker has answered a client
+	// it is told nothing but ApiVersions and what belongs to SASL.
+	BrokerAuthenticates bool
+
 	// LinearizableReads makes every answer that says where a log ends wait
 	// until a majority confirmed, after the request came, that this node
 	// leads. Otherwise a leader takes its own word for as long as its lease.

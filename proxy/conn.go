@@ -76,7 +76,9 @@ type conn struct {
 	slots    chan *slot // reader to writer, in request order; closed by the reader
 	budget   *budget    // this connection's request bytes
 	up       *upstream
-	access   map[string]access        // what the broker said that the client may do; owned by the reader
+	letIn    bool                     // the broker answers this client; owned by the reader
+	access   map[string]access        // what the broker said that the client may do with topics; owned by the reader
+	cluster  access                   // the same with the cluster; owned by the reader
 	sentAway map[TopicPartition]int64 // fetch offset with which the client was sent to a follower; owned by the reader
 	work     sync.WaitGroup           // helpers of requests, ended by ctx
 	lastDone atomic.Int64             // UnixNano of the last response written

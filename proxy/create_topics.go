@@ -72,7 +72,7 @@ func handleCreateTopics(r *request) error {
 	denied := r.mayCreate(ctx, names)
 	r.eachTopic(len(req.Topics), func(i int) {
 		problem := problems[i]
-		if p := denied[specs[i].Name]; p != nil && (problem == nil || problem.Code != kerr.InvalidRequest.Code) {
+		if p := denied[specs[i].Name]; p != nil && problem != namedTwice {
 			problem = p
 		}
 		if problem == nil && !req.ValidateOnly {
@@ -85,8 +85,30 @@ func handleCreateTopics(r *request) error {
 	})
 	// A name that is asked for twice is answered once, as in Kafka.
 	resp.Topics = onceEach(resp.Topics, func(t *kmsg.CreateTopicsResponseTopic) string { return t.Topic })
+	r.hideSettings(ctx, resp)
 	r.reply(resp)
 	return nil
+}
+
+// namedTwice is what is wrong with a topic that a request names more than once.
+var namedTwice = problem(kerr.InvalidRequest, "the request names this topic more than once")
+
+// hideSettings takes what the topics are like out of an answer where the client
+// may create them and not describe them (KIP-525, ControllerApis.createTopics).
+func (r *request) hideSettings(ctx context.Context, resp *kmsg.CreateTopicsResponse) {
+	var names []string
+	for i := range resp.Topics {
+		if r.h.Version >= 5 && resp.Topics[i].ErrorCode == 0 {
+			names = append(names, resp.Topics[i].Topic)
+		}
+	}
+	hidden := r.mayTopics(ctx, opDescribeConfigs, names, kerr.TopicAuthorizationFailed.Code)
+	for i := range resp.Topics {
+		if t := &resp.Topics[i]; hidden[t.Topic] != 0 {
+			t.ConfigErrorCode = hidden[t.Topic]
+			t.NumPartitions, t.ReplicationFactor, t.Configs = -1, -1, []kmsg.CreateTopicsResponseTopicConfig{}
+		}
+	}
 }
 
 // onceEach leaves the first of the elements that have the same name.
@@ -136,7 +158,7 @@ func (s *Server) checkNewTopics(v *View, topics []kmsg.CreateTopicsRequestTopic,
 	for i, t := range topics {
 		specs[i].Name = t.Topic
 		if count[t.Topic] > 1 {
-			problems[i] = problem(kerr.InvalidRequest, "the request names this topic more than once")
+			problems[i] = namedTwice
 			continue
 		}
 		if problems[i] = taken.check(t.Topic); problems[i] != nil {

@@ -25,6 +25,7 @@ func handleDeleteTopics(r *request) error {
 	resp.Topics = make([]kmsg.DeleteTopicsResponseTopic, len(req.TopicNames))
 	ctx, cancel := r.adminContext(req.TimeoutMillis)
 	defer cancel()
+	hidden := r.mayTopics(ctx, opDescribe, req.TopicNames, kerr.NotController.Code)
 	denied := r.mayTopics(ctx, opDelete, req.TopicNames, kerr.NotController.Code)
 	r.eachTopic(len(req.TopicNames), func(i int) {
 		name := req.TopicNames[i]
@@ -34,10 +35,12 @@ func handleDeleteTopics(r *request) error {
 		switch {
 		case count[name] > 1:
 			rt.ErrorCode, msg = kerr.InvalidRequest.Code, "the request names this topic more than once"
-		case denied[name] == kerr.TopicAuthorizationFailed.Code, denied[name] != 0 && v.Topics[name] != nil:
-			rt.ErrorCode, msg = denied[name], deniedMessage(denied[name])
-		case v.Topics[name] == nil:
+		case hidden[name] != 0:
+			rt.ErrorCode, msg = hidden[name], deniedMessage(hidden[name])
+		case v.Topics[name] == nil: // who may see that needs no more (ControllerApis.deleteTopics)
 			rt.ErrorCode, msg = missingTopicAdminCode(v)
+		case denied[name] != 0:
+			rt.ErrorCode, msg = denied[name], deniedMessage(denied[name])
 		default:
 			rt.ErrorCode, msg = errorCode(r.c.srv.cluster.DeleteTopic(ctx, name))
 		}

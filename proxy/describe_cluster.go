@@ -50,7 +50,9 @@ func handleDescribeCluster(r *request) error {
 		resp.ControllerID = v.Controller
 	}
 	if req.IncludeClusterAuthorizedOperations {
-		resp.ClusterAuthorizedOperations = clusterOperations
+		if resp.ClusterAuthorizedOperations, err = r.clusterAccess(r.c.ctx); err != nil {
+			return r.c.srv.unanswered(r, err)
+		}
 	}
 	r.reply(resp)
 	return nil

@@ -27,6 +27,7 @@ func handleDescribeConfigs(r *request) error {
 	v := r.c.srv.cluster.View()
 	theirs := ""
 	resp := kmsg.NewPtrDescribeConfigsResponse()
+	var foreign []kmsg.DescribeConfigsRequestResource
 	up := *req
 	up.Resources = nil
 	for _, res := range req.Resources {
@@ -37,11 +38,23 @@ func handleDescribeConfigs(r *request) error {
 			}
 			res.ResourceName = theirs
 		case isBrokerResource(res.ResourceType) && res.ResourceName != "":
-			resp.Resources = append(resp.Resources, undescribed(res.ResourceType, res.ResourceName, problem(kerr.InvalidRequest,
-				"Unexpected broker id, expected %d or empty string, but received %s", v.Self, res.ResourceName)))
+			foreign = append(foreign, res)
 			continue
 		}
 		up.Resources = append(up.Resources, res)
+	}
+	if len(foreign) > 0 {
+		denied, err := r.mayDescribeBrokers()
+		if err != nil {
+			return r.c.srv.unanswered(r, err)
+		}
+		for _, res := range foreign {
+			p := denied
+			if p == nil {
+				p = problem(kerr.InvalidRequest, "Unexpected broker id, expected %d or empty string, but received %s", v.Self, res.ResourceName)
+			}
+			resp.Resources = append(resp.Resources, undescribed(res.ResourceType, res.ResourceName, p))
+		}
 	}
 	if len(up.Resources) == 0 {
 		r.reply(resp)
@@ -78,6 +91,27 @@ func handleDescribeConfigs(r *request) error {
 		r.replyHolding(resp, held)
 	})
 	return nil
+}
+
+// mayDescribeBrokers says why the client may not describe the settings of brokers,
+// or nil. The broker is asked for none of those that all brokers have in common.
+func (r *request) mayDescribeBrokers() (*KafkaError, error) {
+	if !r.brokerAuthorizes() {
+		return nil, nil
+	}
+	req := kmsg.NewPtrDescribeConfigsRequest()
+	req.SetVersion(1)
+	all := kmsg.NewDescribeConfigsRequestResource()
+	all.ResourceType, all.ConfigNames = kmsg.ConfigResourceTypeBroker, []string{}
+	req.Resources = append(req.Resources, all)
+	resp, err := askRights[*kmsg.DescribeConfigsResponse](r.c.ctx, r, req)
+	if err != nil {
+		return nil, err
+	}
+	for _, res := range resp.Resources {
+		return answeredProblem(res.ErrorCode, res.ErrorMessage), nil
+	}
+	return nil, errUpstreamGarbage
 }
 
 func undescribed(kind kmsg.ConfigResourceType, name string, p *KafkaError) kmsg.DescribeConfigsResponseResource {

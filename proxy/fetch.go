@@ -83,8 +83,12 @@ func handleFetch(r *request) error {
 	if req.MaxBytes > most {
 		setFetchMaxBytes(r.body, most)
 	}
+	continued := req.SessionID != 0 && req.SessionEpoch > 0
+	if served < len(f.parts) && !continued {
+		f.deny()
+	}
 	switch {
-	case req.SessionID != 0 && req.SessionEpoch > 0:
+	case continued:
 		resp := kmsg.NewPtrFetchResponse()
 		resp.ErrorCode = kerr.FetchSessionIDNotFound.Code
 		r.reply(resp)
@@ -101,6 +105,24 @@ func handleFetch(r *request) error {
 		r.forwardCall(c)
 	}
 	return nil
+}
+
+// deny has those who may not read a topic told so, and nothing else, also of the
+// partitions that the broker is not asked for. It is called from the connection's
+// reader.
+func (f *fetching) deny() {
+	var names []string
+	for i := range f.parts {
+		if f.parts[i].code != 0 {
+			names = append(names, f.parts[i].name)
+		}
+	}
+	denied := f.r.mayTopics(f.r.c.ctx, opRead, names, kerr.NotLeaderForPartition.Code)
+	for i := range f.parts {
+		if p := &f.parts[i]; p.code != 0 && denied[p.name] != 0 {
+			p.code = denied[p.name]
+		}
+	}
 }
 
 // setFetchMaxBytes patches the max_bytes of a Fetch body: it stands, in all

@@ -32,6 +32,9 @@ type fixture struct {
 	log      *logBuffer
 }
 
+// noAuthorizer is for newFixture: the broker is known to have none.
+func noAuthorizer(c *Config) { c.BrokerAuthorizes = func() bool { return false } }
+
 // newFixture starts a proxy. configure may change the configuration first.
 func newFixture(t *testing.T, configure func(*Config)) *fixture {
 	t.Helper()

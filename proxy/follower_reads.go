@@ -15,9 +15,6 @@ import (
 // is served there, whatever was in its way: a node that cannot be reached from
 // where it is, a log that lags, or one that starts later than the leader's.
 
-// opRead is Kafka's READ as a bit of authorized operations.
-const opRead = 1 << 3
-
 // maxSentAway bounds the partitions that a connection remembers.
 const maxSentAway = 4096
 

@@ -12,7 +12,10 @@ import (
 //
 // Ids come from the catalog, because brokers left alone hand out the same ones.
 // The epoch is always 0: an idempotent producer that must start anew gets
-// another id. Deviation from Kafka: transactional ids are refused.
+// another id. Whether the client may have one is the broker's to say: it is sent
+// such a request; where it stays silent the answer is
+// COORDINATOR_LOAD_IN_PROGRESS, and the client is sent away. Deviation from Kafka:
+// transactional ids are refused.
 
 const producerIDTimeout = 10 * time.Second
 
@@ -23,23 +26,24 @@ func handleInitProducerID(r *request) error {
 	}
 	resp := kmsg.NewPtrInitProducerIDResponse()
 	resp.ProducerID, resp.ProducerEpoch = -1, -1
+	refused, silent := r.mayInitProducerID(req)
 	switch {
-	case req.TransactionalID != nil && *req.TransactionalID == "", (req.ProducerID == -1) != (req.ProducerEpoch == -1):
-		// Half an identity, or an empty name, is no request
-		// (KafkaApis.handleInitProducerIdRequest, TransactionCoordinator).
-		resp.ErrorCode = kerr.InvalidRequest.Code
+	case silent != nil:
+		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
 		r.reply(resp)
-		return nil
-	case req.TransactionalID != nil:
+		return r.sendAway(silent)
+	case refused != 0:
+		resp.ErrorCode = refused
+	case req.TransactionalID != nil && *req.TransactionalID != "":
 		resp.ErrorCode = kerr.TransactionalIDAuthorizationFailed.Code
-		r.reply(resp)
-		return nil
-	}
-	if (req.ProducerID == -1) != (req.ProducerEpoch == -1) {
-		// Half an identity (KafkaApis.handleInitProducerIdRequest). A whole one
-		// is nothing but a wish for a new one, as long as nothing is known by
-		// the transactional id.
+	case req.TransactionalID != nil, (req.ProducerID == -1) != (req.ProducerEpoch == -1):
+		// An empty name, or half an identity, is no request
+		// (KafkaApis.handleInitProducerIdRequest, TransactionCoordinator). A
+		// whole identity is nothing but a wish for a new one, as long as nothing
+		// is known by the transactional id.
 		resp.ErrorCode = kerr.InvalidRequest.Code
+	}
+	if resp.ErrorCode != 0 {
 		r.reply(resp)
 		return nil
 	}
@@ -56,4 +60,27 @@ func handleInitProducerID(r *request) error {
 	resp.ProducerID, resp.ProducerEpoch = id, 0
 	r.reply(resp)
 	return nil
+}
+
+// mayInitProducerID returns the error with which the broker refuses the request, 0
+// if it does not. It needs IDEMPOTENT_WRITE on the cluster or WRITE on any topic,
+// which no other request tells; the id that the broker gives is its own, and
+// nobody's. It is not asked about transactional ids, for they are refused, but for
+// the empty one, which names no transaction.
+func (r *request) mayInitProducerID(req *kmsg.InitProducerIDRequest) (int16, error) {
+	if !r.brokerAuthorizes() || req.TransactionalID != nil && *req.TransactionalID != "" {
+		return 0, nil
+	}
+	ask := kmsg.NewPtrInitProducerIDRequest()
+	ask.SetVersion(1) // which every broker has
+	ask.TransactionalID, ask.TransactionTimeoutMillis = req.TransactionalID, req.TransactionTimeoutMillis
+	resp, err := askRights[*kmsg.InitProducerIDResponse](r.c.ctx, r, ask)
+	if err != nil {
+		return 0, r.silence(err)
+	}
+	switch resp.ErrorCode {
+	case kerr.CoordinatorLoadInProgress.Code, kerr.CoordinatorNotAvailable.Code, kerr.NotCoordinator.Code:
+		return 0, nil // it may, and the broker has no ids yet
+	}
+	return resp.ErrorCode, nil
 }

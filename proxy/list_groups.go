@@ -26,6 +26,15 @@ func handleListGroups(r *request) error {
 		resp.ErrorCode = code
 		r.reply(resp)
 	}
+	// Who may describe the cluster sees all groups, and else one by one
+	// (KafkaApis.handleListGroupsRequest).
+	rights, err := r.clusterAccess(r.c.ctx)
+	if err != nil {
+		r.noteUpstream(err)
+		fail(kerr.CoordinatorNotAvailable.Code)
+		return nil
+	}
+	seesAll := rights&opDescribe != 0
 	ask(r, req, r.c.srv.cfg.Limits.UpstreamTimeout, func(resp *kmsg.ListGroupsResponse, held *lease, err error) {
 		if err != nil {
 			r.noteUpstream(err)
@@ -37,7 +46,7 @@ func handleListGroups(r *request) error {
 			return
 		}
 		r.apart(func(ctx context.Context) {
-			if err := r.listCommitted(ctx, req, resp); err != nil {
+			if err := r.listCommitted(ctx, req, resp, seesAll); err != nil {
 				held.release()
 				fail(catalogCode(err))
 				return
@@ -50,7 +59,7 @@ func handleListGroups(r *request) error {
 
 // listCommitted leaves the groups in the broker's answer that this node
 // coordinates, and adds those that only the catalog knows.
-func (r *request) listCommitted(ctx context.Context, req *kmsg.ListGroupsRequest, resp *kmsg.ListGroupsResponse) error {
+func (r *request) listCommitted(ctx context.Context, req *kmsg.ListGroupsRequest, resp *kmsg.ListGroupsResponse, seesAll bool) error {
 	names, err := r.c.srv.cluster.CommittedGroups(ctx)
 	if err != nil {
 		return err
@@ -76,13 +85,13 @@ func (r *request) listCommitted(ctx context.Context, req *kmsg.ListGroupsRequest
 			}
 		}
 	}
-	return r.settleGroups(resp, unsure)
+	return r.settleGroups(resp, unsure, seesAll)
 }
 
 // settleGroups finds out which of the groups that either only the broker or only
 // the catalog knows are there. One that only the broker knows must have members.
 // One that only the catalog knows is empty, and shown to clients that may see it.
-func (r *request) settleGroups(resp *kmsg.ListGroupsResponse, unsure map[string]bool) error {
+func (r *request) settleGroups(resp *kmsg.ListGroupsResponse, unsure map[string]bool, seesAll bool) error {
 	if len(unsure) == 0 {
 		return nil
 	}
@@ -95,9 +104,12 @@ func (r *request) settleGroups(resp *kmsg.ListGroupsResponse, unsure map[string]
 	defer held.release()
 	gone := make(map[string]bool)
 	for _, d := range got.Groups {
-		vacant := d.State == groupDead || d.State == groupEmpty
-		switch listed := unsure[d.Group]; {
-		case d.ErrorCode != 0:
+		listed := unsure[d.Group]
+		vacant := d.ErrorCode == 0 && (d.State == groupDead || d.State == groupEmpty)
+		if !listed && seesAll && d.ErrorCode == kerr.GroupAuthorizationFailed.Code {
+			vacant = true // with members the broker would have listed it
+		}
+		switch {
 		case listed:
 			gone[d.Group] = vacant
 		case vacant:

@@ -24,18 +24,11 @@ func handleListOffsets(r *request) error {
 	v := r.c.srv.cluster.View()
 	resp := kmsg.NewPtrListOffsetsResponse()
 	topics := req.Topics[:0:0]
-	unconfirmed := r.unconfirmed(v, req)
+	refused := r.refusedOffsets(v, req)
 	for _, t := range req.Topics {
 		parts := t.Partitions[:0:0]
 		for _, p := range t.Partitions {
-			topic, code := partitionCode(v, t.Topic, p.Partition)
-			switch {
-			case req.ReplicaID != -1:
-				code = kerr.InvalidRequest.Code
-			case code == 0 && unconfirmed[TopicPartition{topic.ID, p.Partition}]:
-				code = kerr.NotLeaderForPartition.Code
-			}
-			if code != 0 {
+			if code := refused[partitionKey{t.Topic, p.Partition}]; code != 0 {
 				addListedOffset(resp, t.Topic, listedOffset(p.Partition, code))
 				continue
 			}
@@ -71,6 +64,36 @@ func handleListOffsets(r *request) error {
 		r.replyHolding(resp, held)
 	})
 	return nil
+}
+
+// refusedOffsets returns what to say of the partitions that the broker is not to be
+// asked for. Who may not describe a topic is told so, and nothing else.
+func (r *request) refusedOffsets(v *View, req *kmsg.ListOffsetsRequest) map[partitionKey]int16 {
+	unconfirmed := r.unconfirmed(v, req)
+	refused := make(map[partitionKey]int16)
+	var names []string
+	for _, t := range req.Topics {
+		for _, p := range t.Partitions {
+			topic, code := partitionCode(v, t.Topic, p.Partition)
+			switch {
+			case req.ReplicaID != -1:
+				code = kerr.InvalidRequest.Code
+			case code == 0 && unconfirmed[TopicPartition{topic.ID, p.Partition}]:
+				code = kerr.NotLeaderForPartition.Code
+			}
+			if code != 0 {
+				refused[partitionKey{t.Topic, p.Partition}] = code
+				names = append(names, t.Topic)
+			}
+		}
+	}
+	denied := r.mayTopics(r.c.ctx, opDescribe, names, kerr.NotLeaderForPartition.Code)
+	for key := range refused {
+		if code := denied[key.topic]; code != 0 {
+			refused[key] = code
+		}
+	}
+	return refused
 }
 
 // unconfirmed returns the partitions that this node would answer for and that a

@@ -13,9 +13,10 @@ import (
 // Everything is made from the View, nothing from the broker. Deviations from
 // Kafka: leader epochs are -1, for the brokers' epochs are unrelated; before
 // this node has heard from the catalog's leader an unknown topic is answered
-// LEADER_NOT_AVAILABLE, which clients retry; the cluster's authorized operations
-// are those of a cluster without an authorizer; a topic just created is shown with its
-// leaders when they are there within autoCreateWait.
+// LEADER_NOT_AVAILABLE, which clients retry; a topic just created is shown with its
+// leaders when they are there within autoCreateWait. What the client may see is
+// the broker's to say: while it does not, topics are LEADER_NOT_AVAILABLE, and the
+// client is sent away.
 
 func handleMetadata(r *request) error {
 	req, err := parse[*kmsg.MetadataRequest](r)
@@ -30,13 +31,24 @@ func handleMetadata(r *request) error {
 		}
 		slices.Sort(names)
 	}
+	// A list of all topics without those of which the broker does not say whether
+	// the client may see them would be a lie about topics that are there.
+	unsure := kerr.LeaderNotAvailable.Code
+	err = r.learnTopics(r.c.ctx, names)
+	silent := r.silence(err)
+	switch {
+	case silent != nil && all:
+		return r.c.srv.unanswered(r, silent)
+	case silent == nil && err != nil:
+		unsure = 0
+	}
+	hidden := r.hidden(opDescribe, names, unsure)
 	// Before version 4 there was no way to say no.
 	created := map[string]error{}
 	if !all && v.CatalogReady && r.c.srv.cfg.Topics.AutoCreate && (r.h.Version < 4 || req.AllowAutoTopicCreation) {
-		created = r.autoCreate(missingTopics(v, names))
+		created = r.autoCreate(slices.DeleteFunc(missingTopics(v, names), func(name string) bool { return hidden[name] != 0 }))
 		v = r.c.srv.cluster.View()
 	}
-	hidden := r.mayTopics(r.c.ctx, opDescribe, names, 0)
 
 	resp := kmsg.NewPtrMetadataResponse()
 	nodes := liveNodes(v, r.c.listener)
@@ -59,23 +71,28 @@ func handleMetadata(r *request) error {
 	}
 	resp.AuthorizedOperations = noOperations
 	if req.IncludeClusterAuthorizedOperations {
-		resp.AuthorizedOperations = clusterOperations
+		if resp.AuthorizedOperations, err = r.clusterAccess(r.c.ctx); err != nil {
+			return r.c.srv.unanswered(r, err)
+		}
 	}
 	resp.Topics = make([]kmsg.MetadataResponseTopic, 0, len(names))
 	for _, name := range names {
 		if hidden[name] != 0 {
 			if !all {
-				resp.Topics = append(resp.Topics, unseenTopic(name))
+				resp.Topics = append(resp.Topics, unseenTopic(name, hidden[name]))
 			}
 			continue
 		}
 		t := metadataTopic(v, nodes, name, created)
-		if req.IncludeTopicAuthorizedOperations && t.ErrorCode == 0 {
+		if req.IncludeTopicAuthorizedOperations && t.ErrorCode != kerr.TopicAuthorizationFailed.Code {
 			t.AuthorizedOperations = r.topicOperations(name)
 		}
 		resp.Topics = append(resp.Topics, t)
 	}
 	r.replySized(resp, nil, metadataSize(resp))
+	if silent != nil {
+		return r.sendAway(silent)
+	}
 	return nil
 }
 
@@ -108,12 +125,13 @@ func (r *request) autoCreate(names []string) map[string]error {
 	return created
 }
 
-// unseenTopic is what a client is told of a topic that it may not describe.
-func unseenTopic(name string) kmsg.MetadataResponseTopic {
+// unseenTopic is what a client is told of a topic that it may not describe, or of
+// which the broker does not say whether it may.
+func unseenTopic(name string, code int16) kmsg.MetadataResponseTopic {
 	mt := kmsg.NewMetadataResponseTopic()
 	mt.Topic = kmsg.StringPtr(name)
 	mt.AuthorizedOperations = noOperations
-	mt.ErrorCode = kerr.TopicAuthorizationFailed.Code
+	mt.ErrorCode = code
 	return mt
 }
 

@@ -12,7 +12,8 @@ import (
 // Answered by us. A client asks where the log of an epoch ended, to see whether
 // its position was truncated away. Committed data never rolls back here, so the
 // answer is the epoch it asked for and the end of the log. Deviation from
-// Kafka: current leader epochs are not checked; replica ids are refused.
+// Kafka: current leader epochs are not checked; replica ids are refused. Whether
+// the client may ask is the broker's to say.
 
 func handleOffsetForLeaderEpoch(r *request) error {
 	req, err := parse[*kmsg.OffsetForLeaderEpochRequest](r)
@@ -22,6 +23,7 @@ func handleOffsetForLeaderEpoch(r *request) error {
 	v := r.c.srv.cluster.View()
 	ctx, cancel := context.WithTimeout(r.c.ctx, endOffsetTimeout)
 	defer cancel()
+	denied := r.mayAskEpochs(ctx, req)
 	resp := kmsg.NewPtrOffsetForLeaderEpochResponse()
 	for _, t := range req.Topics {
 		rt := kmsg.NewOffsetForLeaderEpochResponseTopic()
@@ -32,6 +34,9 @@ func handleOffsetForLeaderEpoch(r *request) error {
 			topic, code := partitionCode(v, t.Topic, p.Partition)
 			if r.h.Version >= 3 && req.ReplicaID >= 0 {
 				code = kerr.InvalidRequest.Code
+			}
+			if no, ok := denied(t.Topic); ok {
+				code = no
 			}
 			if code == 0 {
 				end, err := r.c.srv.cluster.EndOffset(ctx, topic, p.Partition, r.c.srv.cfg.LinearizableReads)
@@ -48,4 +53,28 @@ func handleOffsetForLeaderEpoch(r *request) error {
 	}
 	r.reply(resp)
 	return nil
+}
+
+// mayAskEpochs returns what is to be said of the topics that the client may not
+// ask about. The broker is sent the request itself, for besides DESCRIBE on the
+// topics there is CLUSTER_ACTION on the cluster, which asks about all.
+func (r *request) mayAskEpochs(ctx context.Context, req *kmsg.OffsetForLeaderEpochRequest) func(topic string) (code int16, denied bool) {
+	if !r.brokerAuthorizes() || len(req.Topics) == 0 {
+		return func(string) (int16, bool) { return 0, false }
+	}
+	ask := *req
+	ask.SetVersion(3) // which every broker has
+	ask.ReplicaID = -1
+	got, err := askRights[*kmsg.OffsetForLeaderEpochResponse](ctx, r, &ask)
+	if err != nil {
+		r.noteUpstream(err)
+		return func(string) (int16, bool) { return kerr.NotLeaderForPartition.Code, true }
+	}
+	allowed := make(map[string]bool, len(got.Topics))
+	for _, t := range got.Topics {
+		for _, p := range t.Partitions {
+			allowed[t.Topic] = p.ErrorCode != kerr.TopicAuthorizationFailed.Code
+		}
+	}
+	return func(topic string) (int16, bool) { return kerr.TopicAuthorizationFailed.Code, !allowed[topic] }
 }

@@ -144,7 +144,7 @@ func TestPollEndsWithTheServer(t *testing.T) {
 
 // TestPollEndsWithTheBroker, and what needs no broker goes on.
 func TestPollEndsWithTheBroker(t *testing.T) {
-	f := newFixture(t, nil)
+	f := newFixture(t, noAuthorizer)
 	f.createTopic("orders", 1, nil)
 	c, other := f.dial(), f.dial()
 	req := fetchOf(longPoll, fetchPart{name: "orders"})

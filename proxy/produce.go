@@ -38,14 +38,7 @@ func handleProduce(r *request) error {
 	}
 	failpoint.Hit(failpoint.ProduceReceived)
 	p := &producing{r: r, acks: req.Acks, resp: kmsg.NewPtrProduceResponse()}
-	switch {
-	case req.TransactionID != nil:
-		p.refuseAll(req, kerr.TransactionalIDAuthorizationFailed.Code, "transactions are not supported by this cluster")
-	case req.Acks < -1 || req.Acks > 1:
-		p.refuseAll(req, kerr.InvalidRequiredAcks.Code, "acks must be -1, 0 or 1")
-	default:
-		p.start(req)
-	}
+	p.start(req)
 	return nil
 }
 
@@ -63,17 +56,6 @@ type producing struct {
 
 // place is an entry of the response.
 type place struct{ topic, partition int }
-
-// refuseAll answers every partition with one error.
-func (p *producing) refuseAll(req *kmsg.ProduceRequest, code int16, msg string) {
-	p.layOut(req)
-	for i := range p.resp.Topics {
-		for j := range p.resp.Topics[i].Partitions {
-			p.refuse(place{i, j}, code, msg)
-		}
-	}
-	p.answer()
-}
 
 // layOut makes the response's entries, in the request's order, each saying
 // that there is no outcome.
@@ -154,12 +136,21 @@ func (p *producing) check(req *kmsg.ProduceRequest, now time.Time) []checkedBatc
 	for i, t := range req.Topics {
 		for j, part := range t.Partitions {
 			at := place{i, j}
-			if twice[partitionKey{t.Topic, part.Partition}] {
+			topic, code := partitionCode(v, t.Topic, part.Partition)
+			switch code = deniedOr(denied[t.Topic], code); {
+			case code == kerr.TopicAuthorizationFailed.Code:
+				p.refuse(at, code, "")
+				continue
+			case req.TransactionID != nil:
+				p.refuse(at, kerr.TransactionalIDAuthorizationFailed.Code, "transactions are not supported by this cluster")
+				continue
+			case p.acks < -1 || p.acks > 1:
+				p.refuse(at, kerr.InvalidRequiredAcks.Code, "acks must be -1, 0 or 1")
+				continue
+			case twice[partitionKey{t.Topic, part.Partition}]:
 				p.refuse(at, kerr.InvalidRequest.Code, "the request names this partition more than once")
 				continue
-			}
-			topic, code := partitionCode(v, t.Topic, part.Partition)
-			if code = deniedOr(denied[t.Topic], code); code != 0 {
+			case code != 0:
 				p.refuse(at, code, "")
 				continue
 			}

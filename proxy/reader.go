@@ -199,6 +199,9 @@ func (c *conn) dispatch(frame []byte, s *slot) error {
 		}
 		return &violation{"API version is not supported", fmt.Errorf("%s version %d, served are %d to %d", api.Name, h.Version, api.Min, api.Max)}
 	}
+	if err := r.letIn(); err != nil {
+		return err
+	}
 	var failed error = errPanic
 	c.guard(api.Name, func() { failed = handlers[h.Key](r) })
 	return failed

@@ -27,6 +27,8 @@ type Server struct {
 	auto      *autoCreator
 	brokerID  atomic.Pointer[string] // the broker's own node id, once learnt
 
+	openListener atomic.Bool // the broker has answered a client that had not authenticated
+
 	stopCtx context.Context // done once the server shall end
 	stop    context.CancelCauseFunc
 

@@ -28,7 +28,7 @@ func metadataOf(create bool, names ...string) *kmsg.MetadataRequest {
 
 // TestMetadataShowsTheView in every version, and nothing of the broker.
 func TestMetadataShowsTheView(t *testing.T) {
-	f := newFixture(t, nil)
+	f := newFixture(t, noAuthorizer)
 	f.createTopic("orders", 3, nil)
 	f.cluster.update(func(v *View) {
 		v.Nodes[1] = Node{ID: 2, Rack: "b", Alive: true, Listeners: map[string]Endpoint{testListener: {"two.example", 9093}, "OTHER": {"internal", 1}}}

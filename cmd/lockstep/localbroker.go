@@ -40,7 +40,8 @@ type localBroker struct {
 	mu   sync.Mutex
 	apis [][3]int16 // what the broker offers, as it last said
 
-	open atomic.Bool // the broker said that it has no authorizer
+	open   atomic.Bool // the broker said that it has no authorizer
+	judges atomic.Bool // it said that it has one, or does not say
 }
 
 var _ apply.Broker = (*localBroker)(nil)
@@ -120,8 +121,10 @@ func (b *localBroker) greet(ctx context.Context) {
 	if name, err := b.Authorizer(ctx); err != nil {
 		b.log.Warn("the broker does not say whether it has an authorizer: it is asked about every client", "error", err)
 		b.open.Store(false)
+		b.judges.Store(true)
 	} else {
 		b.open.Store(name == "")
+		b.judges.Store(name != "")
 	}
 	warnings, err := b.SetBrokerDefaults(ctx)
 	if err != nil {
@@ -134,6 +137,9 @@ func (b *localBroker) greet(ctx context.Context) {
 
 // Authorizes says whether the broker may have an authorizer.
 func (b *localBroker) Authorizes() bool { return !b.open.Load() }
+
+// Judges says whether the broker is known to have an authorizer.
+func (b *localBroker) Judges() bool { return b.judges.Load() }
 
 // WaitUp implements apply.Broker.
 func (b *localBroker) WaitUp(ctx context.Context) error {

@@ -196,9 +196,11 @@ func proxyConfig(cfg configs.Config, log hclog.Logger, c *cluster.Cluster, b *lo
 		Upstream: cfg.Broker.BootstrapServer,
 		// Where clients have a listener of their own they are known by name,
 		// or not let in at all: the broker says which.
-		BrokerAuthorizes:  func() bool { return cfg.Broker.AuthenticatesClients() || b.Authorizes() },
-		BrokerVersions:    func() []kmsg.ApiVersionsResponseApiKey { return offeredByAll(c.BrokerAPIs()) },
-		LinearizableReads: cfg.Reads == configs.ReadsLinearizable,
+		BrokerAuthorizes:    func() bool { return cfg.Broker.AuthenticatesClients() || b.Authorizes() },
+		BrokerJudges:        func() bool { return cfg.Broker.AuthenticatesClients() || b.Judges() },
+		BrokerAuthenticates: cfg.Broker.AuthenticatesClients(),
+		BrokerVersions:      func() []kmsg.ApiVersionsResponseApiKey { return offeredByAll(c.BrokerAPIs()) },
+		LinearizableReads:   cfg.Reads == configs.ReadsLinearizable,
 		Limits: proxy.Limits{
 			MaxFrameBytes:           int(cfg.Limits.MaxFrameBytes),
 			MaxInflightBytesPerConn: int64(cfg.Limits.MaxInflightBytesPerConnection),
