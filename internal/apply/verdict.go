@@ -134,7 +134,7 @@ func (p *pipe) obey() bool {
 		n := len(p.pending)
 		for n > 0 && p.pending[n-1].base >= *l.trim {
 			n--
-			l.release(p.pending[n].size())
+			l.release(p.pending[n].load())
 		}
 		p.pending = p.pending[:n]
 		l.trim = nil
@@ -192,7 +192,7 @@ func (p *pipe) park(ref *refusal) {
 			Hash: it.below, Code: ref.code, Message: ref.message, Since: time.Now()}
 	}
 	l.empty()
-	l.release(l.bytes - it.size())
+	l.release(load{l.bytes - it.size(), l.batches - 1})
 	l.mu.Unlock()
 	if first {
 		l.f.a.bump()
