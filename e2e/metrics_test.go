@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -120,7 +119,7 @@ func (s *situations) damage() {
 	flipBit(s.t, n.broker.dataDir()+"/"+watched+"-1/00000000000000000000.log")
 	s.prom.waitFiring(time.Minute, alert{name: "LockstepScrubFoundDamage", of: n}, alert{name: "LockstepQuarantine", of: n})
 	s.rebuild(n) // that damage was found is told for an hour: see waitSilent
-	s.prom.waitGone(10*time.Second, alert{name: "LockstepQuarantine", of: n})
+	s.prom.waitGone(30*time.Second, alert{name: "LockstepQuarantine", of: n})
 }
 
 // deadNode kills a proxy, which comes back with another limit.
@@ -136,7 +135,7 @@ func (s *situations) deadNode() {
 	n.settings = append(n.settings, "raft.log_limit_bytes=20MiB")
 	n.startProxy(s.t)
 	s.c.waitHealthy()
-	s.prom.waitGone(10*time.Second, dead...)
+	s.prom.waitGone(30*time.Second, dead...)
 }
 
 // flapping hands the leadership of a group to one node after the other.
@@ -177,7 +176,7 @@ func (s *situations) foreignWrite() {
 	foreign := alert{name: "LockstepQuarantine", of: n}
 	s.prom.waitFiring(time.Minute, foreign)
 	s.rebuild(n)
-	s.prom.waitGone(10*time.Second, foreign)
+	s.prom.waitGone(30*time.Second, foreign)
 }
 
 // brokerAway kills a broker for longer than the log reaches back. When it comes
@@ -208,7 +207,7 @@ func (s *situations) brokerAway() {
 	s.prom.waitGone(time.Minute, still, down)
 	c.waitComplete(s.ctx, away, "bulk", ends)
 	c.waitHealthy()
-	s.prom.waitGone(10*time.Second, lags, alert{name: "LockstepPartitionsUnavailable"})
+	s.prom.waitGone(30*time.Second, lags, alert{name: "LockstepPartitionsUnavailable"})
 	s.more()
 }
 
@@ -227,7 +226,8 @@ func (s *situations) failingFlush() *node {
 	}
 	load := startForeground(s.t, s.c, "load", 6)
 	full := []alert{{name: "LockstepLogNearlyFull", of: n}, {name: "LockstepThrottled", of: n}}
-	s.prom.waitFiring(30*time.Second, append(slices.Clone(full), alert{name: "LockstepBrokerFlushFails", of: n})...)
+	s.prom.waitFiring(30*time.Second, alert{name: "LockstepBrokerFlushFails", of: n})
+	s.prom.waitFiring(30*time.Second, full...)
 	load.stop()
 	if err := os.Symlink(n.broker.dataDir(), logDirs(n)); err != nil {
 		s.t.Fatal(err)
@@ -257,6 +257,6 @@ func (s *situations) majorityGone(failed *node) {
 		n.startProxy(s.t)
 	}
 	s.c.waitHealthy()
-	s.prom.waitGone(10*time.Second, gone...)
+	s.prom.waitGone(30*time.Second, gone...)
 	s.more()
 }

@@ -36,6 +36,7 @@ func TestBundle(t *testing.T) {
 	for _, want := range []struct{ file, part string }{
 		{"node-1/status.txt", `"healthy"`}, {"node-2/members.txt", `"votes"`}, {"node-3/partitions.txt", "orders"},
 		{"node-2/metrics.txt", "lockstep_raft_term"}, {"node-3/goroutines.txt", "goroutine profile"}, {"node-1/livez.txt", "[+]process ok"},
+		{"node-1/log.txt", "leader changed"}, {"node-2/log.txt", "serving"}, {"node-1/log.txt", "why="},
 		{"config.yaml", "sasl_password: (left out)"}, {"config.yaml", "node: {id: 1}"}, {"lockstep.txt", version},
 	} {
 		if !strings.Contains(files["lockstep-bundle/"+want.file], want.part) {
