@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -20,7 +21,7 @@ import (
 // that it is about, and is gone when the cause is; none fires before. And every
 // metric of the tables in docs/operations.md takes more than one value.
 func TestMetrics(t *testing.T) {
-	c := newClusterWith(t, clusterOpts{settings: func(n *node) []string {
+	c := newClusterWith(t, clusterOpts{groups: 3, settings: func(n *node) []string {
 		return []string{"broker.log_dirs=" + logDirs(n), "raft.snapshot_bytes=2MiB", "raft.log_retain_bytes=4MiB", "raft.log_limit_bytes=16MiB",
 			"recovery.scrub_interval=5s", "recovery.scrub_bytes_per_second=64MiB", "recovery.copy_bytes_per_second=16MiB",
 			"recovery.rebuild=manual", "raft.leader_rebalance_delay=1s"}
@@ -43,12 +44,13 @@ func TestMetrics(t *testing.T) {
 	<-healthy
 	s.prom.quiet(well)
 
-	s.damage()
 	s.deadNode()
+	s.damage()
 	s.flapping()
 	s.foreignWrite()
 	s.brokerAway()
-	s.majorityGone(s.failingFlush())
+	s.failingFlush()
+	s.majorityGone()
 	s.prom.waitSilent(90 * time.Second)
 	c.waitHealthy()
 
@@ -99,6 +101,21 @@ func (s *situations) more() {
 	}
 }
 
+// follower returns a node that does not lead a partition, and will not soon: the
+// leaders are at home.
+func (s *situations) follower(p int32) *node {
+	s.t.Helper()
+	waitFor(s.t, "each group's leader at home", time.Minute, func(ctx context.Context) error {
+		leaders, err := s.c.leaders(ctx)
+		if err == nil && !maps.Equal(leaders, map[int]int{0: 1, 1: 2, 2: 3}) {
+			err = fmt.Errorf("they are %v", leaders)
+		}
+		return err
+	})
+	s.c.waitLed(watched, watchedPartitions)
+	return s.c.follower(s.ctx, watched, p, watchedPartitions)
+}
+
 // rebuild orders that the topic is made anew on a node's broker, and returns when
 // it is.
 func (s *situations) rebuild(n *node) {
@@ -115,7 +132,7 @@ func (s *situations) rebuild(n *node) {
 // damage flips a bit in a follower's copy, below the broker.
 func (s *situations) damage() {
 	s.t.Helper()
-	n := s.c.follower(s.ctx, watched, 1, watchedPartitions)
+	n := s.follower(1)
 	flipBit(s.t, n.broker.dataDir()+"/"+watched+"-1/00000000000000000000.log")
 	s.prom.waitFiring(time.Minute, alert{name: "LockstepScrubFoundDamage", of: n}, alert{name: "LockstepQuarantine", of: n})
 	s.rebuild(n) // that damage was found is told for an hour: see waitSilent
@@ -168,7 +185,7 @@ func (s *situations) flapping() {
 // foreignWrite puts a record into a follower's broker around the proxy.
 func (s *situations) foreignWrite() {
 	s.t.Helper()
-	n := s.c.follower(s.ctx, watched, 0, watchedPartitions)
+	n := s.follower(0)
 	b := batch{producerID: -1, epoch: -1, sequence: -1, values: []string{"around the proxy"}}
 	if _, code, err := rawProduce(s.ctx, n.broker.addr(), watched, 0, b); err != nil || code != 0 {
 		s.t.Fatalf("write to the broker of node %d: code %d, %v", n.id, code, err)
@@ -212,9 +229,8 @@ func (s *situations) brokerAway() {
 }
 
 // failingFlush takes a leader's way to its broker's log directory away: what it
-// writes is not trusted for a while, and under load its log is full soon. It
-// returns the node.
-func (s *situations) failingFlush() *node {
+// writes is not trusted for a while, and under load its log is full soon.
+func (s *situations) failingFlush() {
 	s.t.Helper()
 	leaders, err := s.c.leaders(s.ctx)
 	if err != nil {
@@ -234,15 +250,14 @@ func (s *situations) failingFlush() *node {
 	}
 	s.prom.waitGone(time.Minute, full...)
 	s.prom.waitGone(30*time.Second, alert{name: "LockstepBrokerFlushFails", of: n})
+	s.c.waitHealthy()
 	s.more()
-	return n
 }
 
-// majorityGone kills two proxies of three, that of a node whose flush failed
-// among them: its status does not forget it.
-func (s *situations) majorityGone(failed *node) {
+// majorityGone kills two proxies of three.
+func (s *situations) majorityGone() {
 	s.t.Helper()
-	left := s.c.others(failed.id)[0]
+	left := s.c.node(3)
 	var dead sync.WaitGroup
 	for _, n := range s.c.others(left.id) {
 		dead.Go(func() { _ = n.proc.kill9() })

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"lockstep/proxy"
 )
 
 // A bundle has what every node says, found from one of them; neither records nor
@@ -19,6 +21,7 @@ func TestBundle(t *testing.T) {
 	c := startInCluster(t)
 	c.createTopic(1, "orders", 3)
 	c.led(1, "orders")
+	c.shown(1, "every node", func(v *proxy.View) bool { return len(v.Nodes) == 3 })
 	cl := c.client(c.kafka(1))
 	c.produce(cl, "orders", "planted-payload", 3, 5)
 	dir := t.TempDir()
