@@ -1,7 +1,7 @@
 # Everything here needs Go and nothing else, except e2e and chaos with
 # BROKER=kafka, which run real Kafka brokers and need a JDK and Maven; e2e looks
-# at the status page and needs chromium and chromedriver; compat needs kcat,
-# Python and Node.js.
+# at the status page and the alerts and needs chromium, chromedriver and
+# prometheus, as rules does; compat needs kcat, Python and Node.js.
 
 GO      ?= go
 BIN     := bin/lockstep

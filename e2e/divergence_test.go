@@ -139,15 +139,25 @@ func TestOldBackup(t *testing.T) {
 	}
 }
 
-// flipBit changes one bit in the first half of a file.
+// flipBit changes one bit in the first half of a file, in place: a process that
+// has the file open goes on.
 func flipBit(t *testing.T, path string) {
 	t.Helper()
-	b, err := os.ReadFile(path)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b[len(b)/3] ^= 1
-	if err := os.WriteFile(path, b, 0o644); err != nil {
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, b := info.Size()/3, make([]byte, 1)
+	if _, err := f.ReadAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 1
+	if _, err := f.WriteAt(b, at); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -13,6 +13,7 @@
 // instead of building one), E2E_DIR (where run directories are made), E2E_API
 // (one API alone) of TestProtocolDifferences, STATUS_PAGE_SHOTS (a directory for
 // the screenshots) of TestStatusPage, which needs chromium and chromedriver.
+// TestMetrics needs prometheus.
 package e2e
 
 import (

@@ -3,211 +3,279 @@
 package e2e
 
 import (
-	"bufio"
 	"context"
+	"fmt"
 	"maps"
 	"os"
-	"regexp"
-	"slices"
-	"strings"
+	"path/filepath"
+	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
 
-// unmoved are the documented metrics that the scenario of TestMetrics may leave
-// as they are, and why.
-var unmoved = map[string]string{
-	"lockstep_raft_log_limit_bytes":      "a setting, and 0 until the groups run",
-	"lockstep_partitions_quarantined":    "a small topic is made anew between two scrapes, now and then",
-	"lockstep_broker_flush_errors_total": "needs a flush that fails: TestFlushFails of internal/apply",
-}
-
-// TestMetrics provokes what there is to see and watches /metrics of all nodes:
-// every metric of the tables in docs/operations.md takes more than one value.
+// TestMetrics provokes what there is to see. A Prometheus server that scrapes
+// the nodes judges by deploy/prometheus/lockstep.rules.yml, with its times
+// divided by hasten: every alert fires on its cause, names the node or the group
+// that it is about, and is gone when the cause is; none fires before. And every
+// metric of the tables in docs/operations.md takes more than one value.
 func TestMetrics(t *testing.T) {
-	c := newClusterWith(t, clusterOpts{settings: func(n *node) []string {
-		return []string{"broker.log_dirs=" + n.broker.dataDir(), "raft.snapshot_bytes=2MiB", "raft.log_retain_bytes=4MiB", "raft.log_limit_bytes=16MiB",
-			"recovery.scrub_interval=10s", "recovery.scrub_bytes_per_second=64MiB", "recovery.copy_bytes_per_second=16MiB"}
-	}})
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
-	defer cancel()
-	seen := watchMetrics(t, c)
-	const topic, partitions = "watched", 3
-	c.createTopic(c.node(1), topic, partitions)
-	w := startWorkload(t, c.bootstrap(), topic, partitions, 20*time.Millisecond, "p1")
-	more := func() {
-		t.Helper()
-		ctx, cancel := context.WithTimeout(ctx, time.Minute)
-		defer cancel()
-		if err := w.h.waitAcks(ctx, partitions, time.Now(), 20); err != nil {
+	c := newClusterWith(t, clusterOpts{groups: 3, settings: func(n *node) []string {
+		return []string{"broker.log_dirs=" + logDirs(n), "raft.snapshot_bytes=2MiB", "raft.log_retain_bytes=4MiB", "raft.log_limit_bytes=16MiB",
+			"recovery.scrub_interval=5s", "recovery.scrub_bytes_per_second=64MiB", "recovery.copy_bytes_per_second=16MiB",
+			"recovery.rebuild=manual", "raft.leader_rebalance_delay=1s"}
+	}, prepare: func(t *testing.T, n *node) {
+		if err := os.Mkdir(n.dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
-	}
-	more()
+		if err := os.Symlink(n.broker.dataDir(), logDirs(n)); err != nil {
+			t.Fatal(err)
+		}
+	}})
+	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
+	defer cancel()
+	s := &situations{t: t, ctx: ctx, c: c, seen: watchMetrics(t, c), prom: startPrometheus(t, c)}
+	c.createTopic(c.node(1), watched, watchedPartitions)
+	s.w = startWorkload(t, c.bootstrap(), watched, watchedPartitions, 20*time.Millisecond, "p1")
+	begin := time.Now()
+	s.take(600)                                 // at 50 a second
+	s.prom.quiet(time.Since(begin) - 6*scraped) // what it has seen of the topic's creation is older
 
-	// A node dies and comes back.
-	victim := c.node(2)
-	if err := victim.proc.kill9(); err != nil {
-		t.Fatal(err)
-	}
-	more()
-	victim.startProxy(t)
-	c.waitHealthy()
-
-	// A broker is away for longer than the log reaches back.
-	away := c.node(3)
-	away.broker.kill9(t)
-	c.createTopic(c.node(1), "bulk", 6)
-	ends := fillTopic(t, c.bootstrap(), "bulk", 6, 96<<20)
-	c.waitBrokersHold(c.others(away.id), "bulk", ends)
-	c.restartBrokerOf(away)
-	c.waitComplete(ctx, away, "bulk", ends)
-	c.waitHealthy()
-
-	// A record goes around the proxy, and a bit flips.
-	n := c.follower(ctx, topic, 0, partitions)
-	b := batch{producerID: -1, epoch: -1, sequence: -1, values: []string{"around the proxy"}}
-	if _, code, err := rawProduce(ctx, n.broker.addr(), topic, 0, b); err != nil || code != 0 {
-		t.Fatalf("write to the broker of node %d: code %d, %v", n.id, code, err)
-	}
-	waitFor(t, "a quarantine", 60*time.Second, func(context.Context) error { return seen.moved("lockstep_quarantines_total") })
-	more()
-	c.waitHealthy()
-	n = c.follower(ctx, topic, 1, partitions)
-	n.broker.stop(t)
-	flipBit(t, n.broker.dataDir()+"/"+topic+"-1/00000000000000000000.log")
-	c.restartBrokerOf(n)
-	waitFor(t, "a finding of the scrub", 60*time.Second, func(context.Context) error { return seen.moved("lockstep_scrub_findings_total") })
-	more()
+	s.deadNode()
+	s.damage()
+	s.flapping()
+	s.foreignWrite()
+	s.brokerAway()
+	s.failingFlush()
+	s.majorityGone()
+	s.prom.waitSilent(90 * time.Second)
 	c.waitHealthy()
 
 	flush, cancelFlush := context.WithTimeout(ctx, time.Minute)
 	defer cancelFlush()
-	if err := w.stopProducing(flush); err != nil {
+	if err := s.w.stopProducing(flush); err != nil {
 		t.Errorf("wait for the last answers: %v", err)
 	}
-	seen.stop()
+	s.seen.stop()
 	for _, name := range documentedMetrics(t) {
-		if err := seen.moved(name); err != nil && unmoved[name] == "" {
+		if err := s.seen.moved(name); err != nil {
 			t.Error(err)
 		}
 	}
+	for _, name := range s.prom.alerts {
+		if !s.prom.fired[name] {
+			t.Errorf("nothing here provokes %s", name)
+		}
+	}
 }
 
-// documentedMetrics are those of the tables in docs/operations.md.
-func documentedMetrics(t *testing.T) []string {
-	t.Helper()
-	raw, err := os.ReadFile("../docs/operations.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, m := range regexp.MustCompile("(?m)^\\| `((?:lockstep|raft)_[a-zA-Z_]+)(?:\\{[a-z_,]+\\})?` \\| (gauge|counter|histogram|summary)").FindAllStringSubmatch(string(raw), -1) {
-		names = append(names, m[1])
-	}
-	if len(names) < 30 {
-		t.Fatalf("only %d metrics are documented: %v", len(names), names)
-	}
-	return names
-}
+const (
+	watched           = "watched"
+	watchedPartitions = 3
+)
 
-// metricsSeen is which values every series of all nodes had.
-type metricsSeen struct {
+// logDirs is where a node finds its broker's log directory: by a link that can
+// be taken away.
+func logDirs(n *node) string { return filepath.Join(n.dir, "logdirs") }
+
+// situations are what TestMetrics brings a cluster into, and out of.
+type situations struct {
 	t    *testing.T
+	ctx  context.Context
 	c    *cluster
-	quit chan struct{}
-	done chan struct{}
-	once sync.Once
-
-	mu     sync.Mutex
-	values map[string]map[string]map[string]bool // by name, by node and labels
+	seen *metricsSeen
+	prom *prometheus
+	w    *workload
 }
 
-// watchMetrics scrapes every node ten times a second until stop, or the test's
-// end.
-func watchMetrics(t *testing.T, c *cluster) *metricsSeen {
-	s := &metricsSeen{t: t, c: c, quit: make(chan struct{}), done: make(chan struct{}), values: make(map[string]map[string]map[string]bool)}
-	go func() {
-		defer close(s.done)
-		tick := time.NewTicker(100 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-			case <-s.quit:
-				return
-			}
-			for _, n := range c.nodes {
-				s.scrape(n)
-			}
+// more returns when every partition has taken records from now on.
+func (s *situations) more() {
+	s.t.Helper()
+	s.take(20)
+}
+
+// take returns when every partition has taken n records from now on.
+func (s *situations) take(n int) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.ctx, time.Minute)
+	defer cancel()
+	if err := s.w.h.waitAcks(ctx, watchedPartitions, time.Now(), n); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// follower returns a node that does not lead a partition, and will not soon: the
+// leaders are at home.
+func (s *situations) follower(p int32) *node {
+	s.t.Helper()
+	waitFor(s.t, "each group's leader at home", time.Minute, func(ctx context.Context) error {
+		leaders, err := s.c.leaders(ctx)
+		if err == nil && !maps.Equal(leaders, map[int]int{0: 1, 1: 2, 2: 3}) {
+			err = fmt.Errorf("they are %v", leaders)
 		}
-	}()
-	t.Cleanup(s.stop)
-	return s
+		return err
+	})
+	s.c.waitLed(watched, watchedPartitions)
+	return s.c.follower(s.ctx, watched, p, watchedPartitions)
 }
 
-func (s *metricsSeen) stop() {
-	s.once.Do(func() { close(s.quit) })
-	<-s.done
+// rebuild orders that the topic is made anew on a node's broker, and returns when
+// it is.
+func (s *situations) rebuild(n *node) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.ctx, 30*time.Second)
+	defer cancel()
+	if _, err := n.cli(ctx, "rebuild", watched); err != nil {
+		s.t.Fatal(err)
+	}
+	s.c.waitHealthy()
+	s.more()
 }
 
-// scrape takes one node's metrics; a node that is down has none.
-func (s *metricsSeen) scrape(n *node) {
-	resp, err := adminClient.Get("http://" + n.adminAddr() + "/metrics")
+// damage flips a bit in a follower's copy, below the broker.
+func (s *situations) damage() {
+	s.t.Helper()
+	n := s.follower(1)
+	flipBit(s.t, n.broker.dataDir()+"/"+watched+"-1/00000000000000000000.log")
+	s.prom.waitFiring(time.Minute, alert{name: "LockstepScrubFoundDamage", of: n}, alert{name: "LockstepQuarantine", of: n})
+	s.rebuild(n) // that damage was found is told for an hour: see waitSilent
+	s.prom.waitGone(30*time.Second, alert{name: "LockstepQuarantine", of: n})
+}
+
+// deadNode kills a proxy, which comes back with another limit.
+func (s *situations) deadNode() {
+	s.t.Helper()
+	n := s.c.node(2)
+	if err := n.proc.kill9(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.more()
+	dead := []alert{{name: "LockstepNotScraped", of: n}, {name: "LockstepNodeAway", labels: series{"node": "2"}}}
+	s.prom.waitFiring(30*time.Second, dead...)
+	n.settings = append(n.settings, "raft.log_limit_bytes=20MiB")
+	n.startProxy(s.t)
+	s.c.waitHealthy()
+	s.prom.waitGone(30*time.Second, dead...)
+}
+
+// flapping hands the leadership of a group to one node after the other.
+func (s *situations) flapping() {
+	s.t.Helper()
+	const group = 1
+	var last time.Time
+	flap := alert{name: "LockstepLeadersFlap", labels: series{"group": strconv.Itoa(group)}}
+	s.prom.waitFiringWhile(time.Minute, func() {
+		if time.Since(last) < 2*scraped { // each term is to be seen
+			return
+		}
+		last = time.Now()
+		ctx, cancel := context.WithTimeout(s.ctx, 5*time.Second)
+		defer cancel()
+		leaders, err := s.c.leaders(ctx)
+		if err != nil || leaders[group] == 0 {
+			return // they do not agree yet
+		}
+		next := leaders[group]%len(s.c.nodes) + 1
+		if _, err := s.c.node(1).cli(ctx, "transfer", "--group", strconv.Itoa(group), "--to", strconv.Itoa(next)); err != nil {
+			s.t.Logf("no transfer: %v", err)
+		}
+	}, flap)
+	s.more()
+	s.prom.waitGone(30*time.Second, flap)
+	s.c.waitHealthy()
+}
+
+// foreignWrite puts a record into a follower's broker around the proxy.
+func (s *situations) foreignWrite() {
+	s.t.Helper()
+	n := s.follower(0)
+	b := batch{producerID: -1, epoch: -1, sequence: -1, values: []string{"around the proxy"}}
+	if _, code, err := rawProduce(s.ctx, n.broker.addr(), watched, 0, b); err != nil || code != 0 {
+		s.t.Fatalf("write to the broker of node %d: code %d, %v", n.id, code, err)
+	}
+	foreign := alert{name: "LockstepQuarantine", of: n}
+	s.prom.waitFiring(time.Minute, foreign)
+	s.rebuild(n)
+	s.prom.waitGone(30*time.Second, foreign)
+}
+
+// brokerAway kills a broker for longer than the log reaches back. When it comes
+// again there is nobody to copy from: the other brokers stand still.
+func (s *situations) brokerAway() {
+	s.t.Helper()
+	c, away := s.c, s.c.node(3)
+	away.broker.kill9(s.t)
+	c.createTopic(c.node(1), "bulk", 6)
+	ends := fillTopic(s.t, c.bootstrap(), "bulk", 6, 96<<20)
+	c.waitBrokersHold(c.others(away.id), "bulk", ends)
+	down, lags := alert{name: "LockstepBrokerDown", of: away}, alert{name: "LockstepBrokerLags", of: away}
+	s.prom.waitFiring(time.Minute, down, lags)
+
+	for _, n := range c.others(away.id) {
+		if err := n.broker.proc.signal(syscall.SIGSTOP); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	c.restartBrokerOf(away)
+	still := alert{name: "LockstepCopyStandsStill", of: away}
+	s.prom.waitFiring(time.Minute, still, alert{name: "LockstepPartitionsUnavailable"})
+	for _, n := range c.others(away.id) {
+		if err := n.broker.proc.signal(syscall.SIGCONT); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	s.prom.waitGone(time.Minute, still, down)
+	c.waitComplete(s.ctx, away, "bulk", ends)
+	c.waitHealthy()
+	s.prom.waitGone(30*time.Second, lags, alert{name: "LockstepPartitionsUnavailable"})
+	s.more()
+}
+
+// failingFlush takes a leader's way to its broker's log directory away: what it
+// writes is not trusted for a while, and under load its log is full soon.
+func (s *situations) failingFlush() {
+	s.t.Helper()
+	leaders, err := s.c.leaders(s.ctx)
 	if err != nil {
-		return
+		s.t.Fatal(err)
 	}
-	defer resp.Body.Close()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	lines := bufio.NewScanner(resp.Body)
-	for lines.Scan() {
-		series, value, ok := strings.Cut(lines.Text(), " ")
-		if !ok || !strings.HasPrefix(series, "lockstep_") && !strings.HasPrefix(series, "raft_") {
-			continue
-		}
-		if i := strings.LastIndexByte(lines.Text(), ' '); i >= 0 { // a label may have spaces
-			series, value = lines.Text()[:i], lines.Text()[i+1:]
-		}
-		name, _, _ := strings.Cut(series, "{")
-		name = strings.TrimSuffix(name, "_count")
-		if s.values[name] == nil {
-			s.values[name] = make(map[string]map[string]bool)
-		}
-		key := string(rune('0'+n.id)) + series
-		if s.values[name][key] == nil {
-			s.values[name][key] = make(map[string]bool)
-			// What Raft counts is there once it was counted.
-			if strings.HasPrefix(name, "raft_") {
-				s.values[name][key]["0"] = true
-			}
-		}
-		s.values[name][key][value] = true
+	n := s.c.node(leaders[0])
+	if err := os.Remove(logDirs(n)); err != nil {
+		s.t.Fatal(err)
 	}
+	load := startForeground(s.t, s.c, "load", 6)
+	full := []alert{{name: "LockstepLogNearlyFull", of: n}, {name: "LockstepThrottled", of: n}}
+	s.prom.waitFiring(30*time.Second, alert{name: "LockstepBrokerFlushFails", of: n})
+	s.prom.waitFiring(30*time.Second, full...)
+	load.stop()
+	if err := os.Symlink(n.broker.dataDir(), logDirs(n)); err != nil {
+		s.t.Fatal(err)
+	}
+	s.prom.waitGone(time.Minute, full...)
+	s.prom.waitGone(30*time.Second, alert{name: "LockstepBrokerFlushFails", of: n})
+	s.c.waitHealthy()
+	s.more()
 }
 
-// moved returns nil if a series of the metric had more than one value.
-func (s *metricsSeen) moved(name string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, values := range s.values[name] {
-		if len(values) > 1 {
-			return nil
-		}
+// majorityGone kills two proxies of three.
+func (s *situations) majorityGone() {
+	s.t.Helper()
+	left := s.c.node(3)
+	var dead sync.WaitGroup
+	for _, n := range s.c.others(left.id) {
+		dead.Go(func() { _ = n.proc.kill9() })
 	}
-	return &notMoved{name, slices.Sorted(maps.Keys(s.values[name]))}
-}
-
-type notMoved struct {
-	name   string
-	series []string
-}
-
-// Error implements error.
-func (e *notMoved) Error() string {
-	if len(e.series) == 0 {
-		return e.name + " does not exist"
+	dead.Wait()
+	gone := []alert{{name: "LockstepPartitionsUnavailable"}}
+	for g := range 3 {
+		gone = append(gone, alert{name: "LockstepGroupWithoutLeader", labels: series{"group": fmt.Sprint(g)}})
 	}
-	return e.name + " never moved: " + strings.Join(e.series, " ")
+	s.prom.waitFiring(30*time.Second, gone...)
+	for _, n := range s.c.others(left.id) {
+		n.startProxy(s.t)
+	}
+	s.c.waitHealthy()
+	s.prom.waitGone(30*time.Second, gone...)
+	s.more()
 }

@@ -24,7 +24,7 @@ import (
 
 // bundled is what is asked of every node. None of it has records in it, or
 // secrets.
-var bundled = []string{"livez", "readyz", "status", "members", "partitions", "metrics", "goroutines"}
+var bundled = []string{"livez", "readyz", "status", "members", "partitions", "metrics", "goroutines", "log"}
 
 // secretLine is a line of a configuration that may hold a secret. Lockstep's own
 // keys name files only, but a file may hold more than keys of ours.
@@ -37,8 +37,8 @@ func bundleCommand() *cobra.Command {
 		Use:   "bundle --out FILE",
 		Short: "Put what helps to find a fault into one archive: of every node that can be reached",
 		Long: `Put what helps to find a fault into one archive (tar.gz): what every node that can be
-reached says of itself and the cluster, its metrics, its partitions' offsets and its
-goroutines. With --config, that file too, without lines that may hold a secret. Names
+reached says of itself and the cluster, its metrics, its partitions' offsets, its
+goroutines and the newest lines of its log. With --config, that file too, without lines that may hold a secret. Names
 of topics and addresses are in it; records are not.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"lockstep/internal/admin"
+	"lockstep/proxy"
 )
 
 // A bundle has what every node says, found from one of them; neither records nor
@@ -21,6 +22,7 @@ func TestBundle(t *testing.T) {
 	c := startInCluster(t)
 	c.createTopic(1, "orders", 3)
 	c.led(1, "orders")
+	c.shown(1, "every node", func(v *proxy.View) bool { return len(v.Nodes) == 3 })
 	cl := c.client(c.kafka(1))
 	c.produce(cl, "orders", "planted-payload", 3, 5)
 	dir := t.TempDir()
@@ -38,6 +40,7 @@ func TestBundle(t *testing.T) {
 	for _, want := range []struct{ file, part string }{
 		{"node-1/status.txt", `"healthy"`}, {"node-2/members.txt", `"votes"`}, {"node-3/partitions.txt", "orders"},
 		{"node-2/metrics.txt", "lockstep_raft_term"}, {"node-3/goroutines.txt", "goroutine profile"}, {"node-1/livez.txt", "[+]process ok"},
+		{"node-1/log.txt", "leader changed"}, {"node-2/log.txt", "serving"}, {"node-1/log.txt", "why="},
 		{"config.yaml", "sasl_password: (left out)"}, {"config.yaml", "node: {id: 1}"}, {"lockstep.txt", version},
 	} {
 		if !strings.Contains(files["lockstep-bundle/"+want.file], want.part) {

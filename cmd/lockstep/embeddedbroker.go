@@ -30,7 +30,7 @@ func embeddedBrokerCommand() *cobra.Command {
 				return fmt.Errorf("--data-dir is not set: %w", embedded.ErrNoDataDir)
 			}
 			cfg := embedded.Config{Listen: listen, DataDir: dataDir, Ready: cmd.OutOrStdout(),
-				Logger: newLogger(configs.Log{Level: "info", Format: configs.LogFormatText}).Named("embedded-broker")}
+				Logger: newLogger(configs.Log{Level: "info", Format: configs.LogFormatText}, os.Stderr).Named("embedded-broker")}
 			stopping := []os.Signal{syscall.SIGTERM}
 			if withParent {
 				// A key press reaches the parent too, which stops the proxies first.

@@ -128,11 +128,12 @@ func (c *inCluster) startBroker(id int32, dir string) {
 func (c *inCluster) start(id int32) {
 	c.t.Helper()
 	n := c.nodes[id]
-	log := hclog.NewNullLogger()
+	recent := new(recentLog)
+	log := newLogger(configs.Log{Level: "info"}, recent)
 	if os.Getenv("LOCKSTEP_TEST_LOG") != "" {
-		log = hclog.New(&hclog.LoggerOptions{Name: fmt.Sprint("n", id), Level: hclog.Debug})
+		log = hclog.New(&hclog.LoggerOptions{Name: fmt.Sprint("n", id), Level: hclog.Debug, Output: recent.tee(os.Stderr)})
 	}
-	a, err := newNode(n.cfg, log)
+	a, err := newNode(n.cfg, log, recent)
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -64,7 +64,7 @@ The node must be stopped. Start it afterwards with the same configuration.`,
 }
 
 func recoverNode(cfg configs.Config, output string, w io.Writer) error {
-	nodeCfg, err := nodeConfig(cfg, newLogger(cfg.Log))
+	nodeCfg, err := nodeConfig(cfg, newLogger(cfg.Log, os.Stderr))
 	if err != nil {
 		return err
 	}

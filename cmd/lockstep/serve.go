@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"slices"
@@ -57,13 +58,13 @@ func exclude(cfg configs.Log) func(hclog.Level, string, ...any) bool {
 	return func(_ hclog.Level, msg string, _ ...any) bool { return slices.Contains(chatter, msg) }
 }
 
-func newLogger(cfg configs.Log) hclog.Logger {
+func newLogger(cfg configs.Log, out io.Writer) hclog.Logger {
 	return hclog.New(&hclog.LoggerOptions{
 		Exclude:    exclude(cfg),
 		Name:       "lockstep",
 		Level:      hclog.LevelFromString(cfg.Level),
 		JSONFormat: cfg.Format == configs.LogFormatJSON,
-		Output:     os.Stderr,
+		Output:     out,
 		TimeFormat: "2006-01-02T15:04:05.000Z07:00",
 	})
 }
@@ -91,10 +92,11 @@ func untilStopped(n *app, log hclog.Logger, signals <-chan os.Signal) error {
 
 // serve runs a node until it is told to stop or cannot go on.
 func serve(cfg configs.Config) error {
-	log := newLogger(cfg.Log)
+	recent := new(recentLog)
+	log := newLogger(cfg.Log, recent.tee(os.Stderr))
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	n, err := newNode(cfg, log)
+	n, err := newNode(cfg, log, recent)
 	if err != nil {
 		return err
 	}

@@ -143,14 +143,14 @@ func printStatus(w io.Writer, st *cluster.Status) error {
 	}
 	fmt.Fprintln(w)
 	t = tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "GROUP\tLEADER\tTERM\tNODE\tROLE\tCOMMIT\tAPPLIED\tBROKER\tLAG")
+	fmt.Fprintln(t, "GROUP\tLEADER\tTERM\tNODE\tROLE\tCOMMIT\tAPPLIED\tBROKER\tLAG\tBEHIND")
 	for _, g := range st.Groups {
 		group, leader, term := strconv.Itoa(int(g.Group)), dash(nodeName(g.Leader)), strconv.FormatUint(g.Term, 10)
 		if len(g.Members) == 0 {
-			fmt.Fprintf(t, "%s\t%s\t%s\t-\t-\t-\t-\t-\t-\n", group, leader, term)
+			fmt.Fprintf(t, "%s\t%s\t%s\t-\t-\t-\t-\t-\t-\t-\n", group, leader, term)
 		}
 		for _, m := range g.Members {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%d\t%d\t%d\t%d\n", group, leader, term, m.Node, m.Role, m.Commit, m.Applied, m.Broker, m.Lag)
+			fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%d\t%d\t%d\t%d\t%s\n", group, leader, term, m.Node, m.Role, m.Commit, m.Applied, m.Broker, m.Lag, behind(&m))
 			group, leader, term = "", "", "" // once per group
 		}
 	}
@@ -158,6 +158,14 @@ func printStatus(w io.Writer, st *cluster.Status) error {
 		return err
 	}
 	return printRecovery(w, st)
+}
+
+// behind says how far a broker is behind in time and bytes.
+func behind(m *cluster.MemberStatus) string {
+	if m.LagSeconds == 0 && m.LagBytes == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1fs %s", m.LagSeconds, mib(m.LagBytes))
 }
 
 // printRecovery writes what each node's log takes and how far its copies are.

@@ -27,7 +27,7 @@ func sampleStatus() cluster.Status {
 		},
 		Groups: []cluster.GroupStatus{
 			{Group: 0, Leader: 1, Term: 7, Members: []cluster.MemberStatus{
-				{Node: 1, Role: "leader", Commit: 100, Applied: 99, Broker: 98, Lag: 1}, {Node: 2, Role: "follower", Commit: 90, Applied: 90, Broker: 90, Lag: 9}}},
+				{Node: 1, Role: "leader", Commit: 100, Applied: 99, Broker: 98, Lag: 1}, {Node: 2, Role: "follower", Commit: 90, Applied: 90, Broker: 90, Lag: 9, LagReport: cluster.LagReport{LagBytes: 5 << 20, LagSeconds: 12.34}}}},
 			{Group: 1, Term: 3},
 		}}
 }
@@ -77,10 +77,10 @@ NODE  KAFKA              RAFT    BROKER      STATE  INCARNATION  PROBLEM
 2     EX://b:2,IN://b:1  b:7400  up          alive  -            -
 3     -                  c:7400  up          alive  -            -
 
-GROUP  LEADER  TERM  NODE  ROLE      COMMIT  APPLIED  BROKER  LAG
-0      1       7     1     leader    100     99       98      1
-                     2     follower  90      90       90      9
-1      -       3     -     -         -       -        -       -
+GROUP  LEADER  TERM  NODE  ROLE      COMMIT  APPLIED  BROKER  LAG  BEHIND
+0      1       7     1     leader    100     99       98      1    -
+                     2     follower  90      90       90      9    12.3s 5MiB
+1      -       3     -     -         -       -        -       -    -
 
 NODE  RAFT LOG  UNFLUSHED/LIMIT  DISK    COPYING                                     VERIFIED
 1     -         -                -       -                                           -

@@ -44,7 +44,8 @@ var (
 // first free one and the one after methodCopy.
 const methodCopy = node.FirstFreeMethod + 1
 
-func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
+// newNode puts a node together; recent has what log wrote of late.
+func newNode(cfg configs.Config, log hclog.Logger, recent *recentLog) (*app, error) {
 	n := &app{cfg: cfg, log: log}
 	brokerTLS, brokerSASL, err := brokerSecurity(cfg.Broker)
 	if err != nil {
@@ -114,7 +115,7 @@ func newNode(cfg configs.Config, log hclog.Logger) (*app, error) {
 		return nil, err
 	}
 	n.admin = admin.New(admin.Config{Listen: cfg.Admin.Listen, Token: token, TLS: secure, Certificates: cfg.Admin.TLS.CAFile != "", Insecure: cfg.Admin.Insecure,
-		Self: cfg.Node.ID, Version: version, Logger: log.Named("admin"),
+		Self: cfg.Node.ID, Version: version, Logger: log.Named("admin"), Log: recent.lines,
 		Metrics: append(n.cluster.Metrics(), n.proxy, n.node.Metrics(), ofRaft)},
 		n.cluster, n.node, n.broker)
 	return n, nil

@@ -41,6 +41,9 @@ type Config struct {
 	// Insecure allows changes without either though Listen is not loopback.
 	Insecure bool
 
+	// Log returns the newest lines of the process's log.
+	Log func() []byte
+
 	// Metrics are the collectors of the other rooms.
 	Metrics []prometheus.Collector
 
@@ -82,6 +85,7 @@ func New(cfg Config, c *cluster.Cluster, n *node.Node, b Broker) *Server {
 	mux.HandleFunc("POST /adopt", s.adopt)
 	s.handleMembers(mux)
 	mux.HandleFunc("GET /goroutines", s.goroutines)
+	mux.HandleFunc("GET /log", s.log)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(newRegistry(c, cfg), promhttp.HandlerOpts{}))
 	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	if cfg.TLS != nil {

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,6 +17,8 @@ type collector struct {
 	self    int32
 
 	leader, term, commit, applied, broker, lag *prometheus.Desc
+	lagBytes, lagSeconds, queued, queuedBytes  *prometheus.Desc
+	followerLag                                *prometheus.Desc
 	brokerUp, quarantined, notReady, nodeAlive *prometheus.Desc
 	recovery                                   recoveryDescs
 }
@@ -40,6 +43,11 @@ func NewCollector(c *cluster.Cluster, cfg Config) prometheus.Collector {
 		applied:     desc("raft_applied_index", "Last entry with commands that this node's state machine applied.", "group"),
 		broker:      desc("broker_applied_index", "Every entry up to this index is on this node's broker.", "group"),
 		lag:         desc("broker_lag_entries", "Entries between the newest applied on any node and this node's broker.", "group"),
+		lagBytes:    desc("broker_lag_bytes", "Of committed entries that this node's broker lacks, as far as this node's log has them.", "group"),
+		lagSeconds:  desc("broker_lag_seconds", "For how long at least this node has known the oldest committed entry that its broker lacks, 0 if there is none.", "group"),
+		queued:      desc("apply_queue_batches", "Batches in memory on the way from the log to this node's broker.", "group"),
+		queuedBytes: desc("apply_queue_bytes", "Bytes of these.", "group"),
+		followerLag: desc("follower_lag_entries", "On the leader: entries that it applied and the other node, by its last word, did not.", "group", "node"),
 		brokerUp:    desc("broker_up", "1 if this node's broker answers."),
 		quarantined: desc("partitions_quarantined", "Partitions whose copy on this node's broker is not trusted.", "group"),
 		notReady:    desc("partitions_not_ready", "Partitions that no client can use now."),
@@ -51,7 +59,7 @@ func NewCollector(c *cluster.Cluster, cfg Config) prometheus.Collector {
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{c.leader, c.term, c.commit, c.applied, c.broker, c.lag,
-		c.brokerUp, c.quarantined, c.notReady, c.nodeAlive} {
+		c.lagBytes, c.lagSeconds, c.queued, c.queuedBytes, c.followerLag, c.brokerUp, c.quarantined, c.notReady, c.nodeAlive} {
 		ch <- d
 	}
 	for _, d := range c.recovery.all() {
@@ -76,6 +84,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, g := range st.Groups {
 		id := strconv.FormatUint(uint64(g.Group), 10)
 		gauge(c.leader, float64(g.Leader), id)
+		c.collectFollowers(gauge, &g, id)
 		for _, m := range g.Members {
 			if m.Node != c.self {
 				continue
@@ -85,7 +94,25 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			gauge(c.applied, float64(m.Applied), id)
 			gauge(c.broker, float64(m.Broker), id)
 			gauge(c.lag, float64(m.Lag), id)
+			gauge(c.lagBytes, float64(m.LagBytes), id)
+			gauge(c.lagSeconds, m.LagSeconds, id)
+			gauge(c.queued, float64(m.QueuedBatches), id)
+			gauge(c.queuedBytes, float64(m.QueuedBytes), id)
 			gauge(c.quarantined, float64(len(m.Quarantined)), id)
+		}
+	}
+}
+
+// collectFollowers says of a group that this node leads how far the others are.
+func (c *collector) collectFollowers(gauge func(*prometheus.Desc, float64, ...string), g *cluster.GroupStatus, id string) {
+	mine := slices.IndexFunc(g.Members, func(m cluster.MemberStatus) bool { return m.Node == c.self })
+	if g.Leader != c.self || mine < 0 {
+		return
+	}
+	applied := g.Members[mine].Applied
+	for _, m := range g.Members {
+		if m.Node != c.self {
+			gauge(c.followerLag, float64(applied-min(applied, m.Applied)), id, strconv.Itoa(int(m.Node)))
 		}
 	}
 }

@@ -78,6 +78,7 @@ type pageMember struct {
 	Role                         string // empty if not heard of
 	Chip                         chip
 	Commit, Applied, Broker, Lag string
+	Behind                       string // empty if it is not worth a word
 }
 
 type pageCopy struct {
@@ -269,6 +270,9 @@ func newPageGroup(g *cluster.GroupStatus, nodes []cluster.NodeStatus) pageGroup 
 				m.Chip = calm(s.Role)
 			case "follower":
 				m.Chip = plain(s.Role)
+			}
+			if s.LagSeconds >= 1 {
+				m.Behind = shortSpan(time.Duration(s.LagSeconds*float64(time.Second))) + " behind · " + size(s.LagBytes)
 			}
 			if s.Lag > cluster.FarBehind {
 				m.Chip = warn(s.Role + ", far behind")

@@ -14,6 +14,12 @@ func (s *Server) goroutines(w http.ResponseWriter, _ *http.Request) {
 	_ = pprof.Lookup("goroutine").WriteTo(w, 1) // the client is gone: nobody to tell
 }
 
+// log answers the newest lines of this process's log.
+func (s *Server) log(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = w.Write(s.cfg.Log()) // the client is gone: nobody to tell
+}
+
 // Raw returns what a node answers at a path, as it was sent. Answers that say
 // that something is wrong, as /readyz does, are errors with that text.
 func (c *Client) Raw(ctx context.Context, addr, path string) ([]byte, error) {

@@ -35,7 +35,7 @@ func troubledStatus() cluster.Status {
 		},
 		Groups: []cluster.GroupStatus{
 			{Group: 0, Leader: 2, Term: 8, Members: []cluster.MemberStatus{
-				{Node: 1, Role: "follower", Commit: 1234567, Applied: 1234560, Broker: 1234000, Lag: 560,
+				{Node: 1, Role: "follower", Commit: 1234567, Applied: 1234560, Broker: 1234000, Lag: 560, LagReport: cluster.LagReport{LagBytes: 7 << 20, LagSeconds: 12.3},
 					Troubled: []apply.PartitionStatus{{Topic: "pay", Partition: 2, State: "quarantined", Reason: "checksum differs", Since: pageNow.Add(-time.Hour)}}},
 				{Node: 2, Role: "leader", Commit: 1234567}}},
 			{Group: 1},
@@ -71,8 +71,8 @@ func TestStatusPageShowsEachState(t *testing.T) {
 		"prod", "as node 1 sees it", "No majority", "node 3 is not heard of", // the verdict
 		"● up this node", "▲ stopping", "✕ down silent for 1 min", "▲ suspect silent for 2.0 s", // nodes
 		"rack east", "kafka kafka-1:9092", "incarnation 01234567", "✕ down connection refused", // addresses, brokers
-		"3.0 GiB 5.0 MiB of 4.0 GiB held",                                                                              // disk
-		"group 0 ★ node 2 8", "▲ follower, far behind commit 1\u202f234\u202f567", "lag 560", "✕ none", "not heard of", // groups
+		"3.0 GiB 5.0 MiB of 4.0 GiB held",                                                                                                    // disk
+		"group 0 ★ node 2 8", "▲ follower, far behind commit 1\u202f234\u202f567", "lag 560 12 s behind · 7.0 MiB", "✕ none", "not heard of", // groups
 		"42.5 % · 3.0 MiB/s · about 1 min left", "orders/4", "12\u202f200", "2.0 MiB", "no peer has it", // copies
 		"pay/2 node 1 ✕ quarantined 1 h ago checksum differs", "old node 1 ✕ rebuild: frozen", "no majority of copies", // trouble
 		"3 s ago group 0 node 3 → node 2 the process of node 3 is gone: killed or crashed 8 640 ms", // changes

@@ -404,7 +404,8 @@ type GroupStatus struct {
 	BrokerApplied uint64            // every entry up to it is on the broker, quarantined partitions left out
 	Partitions    int               // lanes of the group
 	Troubled      []PartitionStatus // not ready, with the reason
-	QueuedBytes   int64
+	QueuedBytes   int64             // on the way from the log to the broker, in memory
+	QueuedBatches int64
 	Base          uint64 // the newest tail: the log is read on from the entry after it
 	Trusted       uint64 // the broker holds every entry up to it through a power cut; 0 while a partition is quarantined
 }

@@ -89,7 +89,7 @@ func (p *pipe) begin(at *attachment) error {
 		}
 	} // else its tail was deleted by retention: nothing to compare
 	p.agreed(at)
-	l.advance(at.end, 0, p.oldest())
+	l.advance(at.end, load{}, p.oldest())
 	return nil
 }
 
@@ -123,7 +123,7 @@ func (p *pipe) startOver() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.empty()
-	l.release(l.bytes)
+	l.release(l.load)
 	l.again, l.trim, l.settled = false, nil, false
 	l.acked, l.need, l.hitch = 0, 0, ""
 	l.oldest = max(l.f.baseIndex.Load(), 1)

@@ -29,7 +29,7 @@ func (p *pipe) goOnInside(at *attachment) error {
 		return CauseDivergent.distrust("the broker's log ends at offset %d, inside the committed batch %d+%d, which cannot be cut: %v",
 			at.end, it.base, it.count, err)
 	}
-	freed := it.size() - rest.size()
+	freed := load{bytes: it.size() - rest.size()}
 	p.pending[0] = rest
 	p.agreed(at)
 	p.last = nil // what stands before is not a committed batch

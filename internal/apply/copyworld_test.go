@@ -244,7 +244,7 @@ func TestCompactedCopyThatEndsInsideABatch(t *testing.T) {
 				t.Errorf("record %d differs", i)
 			}
 		}
-		w.await("nothing is held", func() bool { return w.applier.Status(1).QueuedBytes == 0 })
+		w.await("nothing is held", func() bool { return w.applier.Status(1).QueuedBytes == 0 && w.applier.Status(1).QueuedBatches == 0 })
 		w.restart()
 		if err := w.visible(tpA, w.end(tpA)); err != nil {
 			t.Fatal(err)

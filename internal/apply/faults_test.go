@@ -196,7 +196,7 @@ func TestQuarantine(t *testing.T) {
 				if w.applier.Ready(tpA, before) || !w.applier.Ready(tpB, w.end(tpB)) {
 					t.Error("the partition in trouble is served, or the other is not")
 				}
-				w.await("nothing is held", func() bool { return w.applier.Status(1).QueuedBytes == 0 })
+				w.await("nothing is held", func() bool { return w.applier.Status(1).QueuedBytes == 0 && w.applier.Status(1).QueuedBatches == 0 })
 			}
 		})
 	}

@@ -13,7 +13,7 @@ import (
 // else from a catch-up of its own, which begins at resume.
 type feed struct {
 	queue  []item             // pushed and not yet taken by the pipe
-	bytes  int64              // of the queue and of what the pipe holds
+	load                      // of the queue and of what the pipe holds
 	live   bool               // the feeder's items are wanted
 	resume *resume            // where the next catch-up begins, nil if none is due
 	gen    uint64             // number of the catch-up that may push
@@ -22,6 +22,9 @@ type feed struct {
 	cuts   []cut              // what was taken out of the log again
 	trim   *int64             // the pipe must drop what it holds from there on
 }
+
+// load is how much of a group's log is held in memory on its way to the broker.
+type load struct{ bytes, batches int64 }
 
 // resume is where a catch-up begins: with a copy of what lies between pos and
 // the state's log end, if there is anything, then with the entry after the
@@ -101,7 +104,9 @@ func (l *lane) enqueue(it item) {
 	l.queue = append(l.queue, it)
 	l.reach = max(l.reach, it.end())
 	l.bytes += it.size()
+	l.batches++
 	l.f.bytes.Add(it.size())
+	l.f.batches.Add(1)
 	if l.oldest == 0 {
 		l.oldest = it.index
 	}
@@ -184,7 +189,7 @@ func (l *lane) dropQueue(from int64) {
 	n := len(l.queue)
 	for n > 0 && l.queue[n-1].base >= from {
 		n--
-		l.release(l.queue[n].size())
+		l.release(l.queue[n].load())
 	}
 	clear(l.queue[n:])
 	l.queue = l.queue[:n]
@@ -309,9 +314,11 @@ func (l *lane) take() []item {
 	return q
 }
 
-// release gives bytes back. l.mu is held.
-func (l *lane) release(n int64) {
-	l.bytes -= n
-	l.f.bytes.Add(-n)
+// release gives memory back. l.mu is held.
+func (l *lane) release(n load) {
+	l.bytes -= n.bytes
+	l.batches -= n.batches
+	l.f.bytes.Add(-n.bytes)
+	l.f.batches.Add(-n.batches)
 	signal(l.room)
 }

@@ -19,7 +19,7 @@ type feeder struct {
 	id  uint32
 	log Log
 
-	bytes atomic.Int64 // held by the lanes of this group
+	bytes, batches atomic.Int64 // held by the lanes of this group
 
 	// fresh carries the leader's commit index, numbered, for lanes whose
 	// broker holds more than they have seen of the log.
@@ -264,7 +264,7 @@ func (f *feeder) cut(index uint64, r *fsm.Result) {
 func (f *feeder) status() GroupStatus {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := GroupStatus{BrokerApplied: f.cursor, Partitions: len(f.lanes), QueuedBytes: f.bytes.Load(), Base: f.baseIndex.Load()}
+	s := GroupStatus{BrokerApplied: f.cursor, Partitions: len(f.lanes), QueuedBytes: f.bytes.Load(), QueuedBatches: f.batches.Load(), Base: f.baseIndex.Load()}
 	f.cmu.Lock()
 	s.Trusted = f.trusted
 	f.cmu.Unlock()

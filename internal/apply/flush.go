@@ -130,6 +130,7 @@ func (fl *flusher) ended(err error) {
 	fl.running = false
 	fl.err = err
 	fl.a.counts.flushes.Add(1)
+	fl.a.counts.unflushed.Store(err != nil)
 	if err == nil {
 		for _, f := range fl.a.feeders {
 			f.take(func(c *candidate) bool { return c.flushes < fl.begun })

@@ -58,6 +58,7 @@ func (it *item) fences(now time.Time) bool {
 
 func (it *item) end() int64  { return it.base + int64(it.count) }
 func (it *item) size() int64 { return int64(len(it.batch) + len(it.raw)) }
+func (it *item) load() load  { return load{it.size(), 1} }
 
 // stamped returns the batch that every node's broker is given for the item: its
 // header, and what follows, which lies where the item has it.

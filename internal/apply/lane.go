@@ -150,10 +150,10 @@ func signal(ch chan struct{}) {
 	}
 }
 
-// advance says that the broker holds everything below end. n bytes have left
-// the pipe; oldest is the entry of the first item that is still in it, 0 if
+// advance says that the broker holds everything below end. n has left the
+// pipe; oldest is the entry of the first item that is still in it, 0 if
 // none.
-func (l *lane) advance(end int64, n int64, oldest uint64) {
+func (l *lane) advance(end int64, n load, oldest uint64) {
 	l.tookIt(end)
 	l.mu.Lock()
 	l.release(n)
@@ -321,7 +321,7 @@ func (l *lane) give(s State, reason string, err error) {
 	l.setState(s, reason)
 	l.mu.Lock()
 	l.empty()
-	l.release(l.bytes) // what the pipe held
+	l.release(l.load) // what the pipe held
 	l.again, l.trim = false, nil
 	l.oldest, l.refused, l.settled = 0, nil, false
 	waiters := append(l.waiters, l.start.waiters...)

@@ -30,6 +30,7 @@ type counts struct {
 	paths       [9]atomic.Uint64 // in the order of Paths
 	flushes     atomic.Uint64
 	flushErrors atomic.Uint64
+	unflushed   atomic.Bool // the newest flush failed
 }
 
 // Metrics are counters since the start.
@@ -37,11 +38,13 @@ type Metrics struct {
 	Recoveries  map[Path]uint64 // how often each path was taken, by a partition or by a group
 	Flushes     uint64          // of the broker's log directories
 	FlushErrors uint64          // of those, the ones that failed
+	Unflushed   bool            // the newest of them did: not a counter
 }
 
 // Metrics returns the counters. Any goroutine may call it.
 func (a *Applier) Metrics() Metrics {
-	m := Metrics{Recoveries: make(map[Path]uint64), Flushes: a.counts.flushes.Load(), FlushErrors: a.counts.flushErrors.Load()}
+	m := Metrics{Recoveries: make(map[Path]uint64), Flushes: a.counts.flushes.Load(), FlushErrors: a.counts.flushErrors.Load(),
+		Unflushed: a.counts.unflushed.Load()}
 	for i, p := range Paths() {
 		m.Recoveries[p] = a.counts.paths[i].Load()
 	}

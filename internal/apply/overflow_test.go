@@ -50,6 +50,25 @@ func TestOverflowIsReadAgain(t *testing.T) {
 	}
 }
 
+// What waits for the broker is counted, until it is there.
+func TestQueueIsCounted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1, nil)
+	w.open(1, 1, "a", 0, 1)
+	w.send(tpA, 1)
+	w.settled()
+	w.local.setFate(func(broker.Append) fate { return held })
+	w.send(tpA, 9)
+	w.send(tpB, 2)
+	w.dealt(1)
+	if s := w.applier.Status(1); s.QueuedBatches != 11 || s.QueuedBytes < 11*61 {
+		t.Errorf("11 batches wait, the status has %d of %d bytes", s.QueuedBatches, s.QueuedBytes)
+	}
+	w.local.setFate(func(broker.Append) fate { return pass })
+	w.step()
+	w.settled()
+}
+
 // A lane that fell behind loses its connection while everything it holds is
 // under way and executed: it has nothing to send then, and must read on.
 func TestCatchUpAfterEverythingHeldWasThere(t *testing.T) {

@@ -338,7 +338,7 @@ func (p *pipe) settle() error {
 		l.f.a.log.Info("copied what the broker lacked", "topic", l.name, "partition", l.tp.Partition, "group", l.f.id)
 	}
 	if len(p.pending) == 0 {
-		l.advance(l.acked, 0, 0)
+		l.advance(l.acked, load{}, 0)
 	}
 	if done && l.startsAbove() {
 		return errAgain
@@ -357,7 +357,7 @@ func (p *pipe) drop(end int64) {
 	if len(p.pending) > 0 {
 		oldest = p.pending[0].index
 	}
-	p.l.advance(end, it.size(), oldest)
+	p.l.advance(end, it.load(), oldest)
 }
 
 // send puts as many items on their way as the broker may have unanswered.

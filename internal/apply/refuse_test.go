@@ -301,8 +301,8 @@ func TestRefusalIsCured(t *testing.T) {
 	w := newWorld(t, 1, nil)
 	w.open(1, 1, "a", 0)
 	_, cure := w.poison(tpA, 8)
-	if held := w.applier.Status(1).QueuedBytes; held > 500 {
-		t.Errorf("a refused partition holds %d bytes", held)
+	if s := w.applier.Status(1); s.QueuedBytes > 500 || s.QueuedBatches != 1 {
+		t.Errorf("a refused partition holds %d batches, %d bytes", s.QueuedBatches, s.QueuedBytes)
 	}
 	cure()
 	signal(w.applier.lane(tpA).stir) // its next try comes in a few seconds

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"lockstep/fsm"
 	"lockstep/internal/broker"
 )
@@ -106,6 +108,18 @@ func TestFlushFails(t *testing.T) {
 	}
 	if m := w.applier.Metrics(); m.FlushErrors != 1 {
 		t.Errorf("flush errors: %+v", m)
+	}
+}
+
+// That the newest flush failed is said until one goes well.
+func TestUnflushedUntilAFlushGoesWell(t *testing.T) {
+	t.Parallel()
+	a := New(Config{Logger: hclog.NewNullLogger()})
+	for i, err := range []error{nil, errors.New("no such directory"), nil, errors.New("no such directory"), errors.New("none again")} {
+		a.flusher.ended(err)
+		if m := a.Metrics(); m.Unflushed != (err != nil) {
+			t.Errorf("after flush %d, which ended with %v: %+v", i, err, m)
+		}
 	}
 }
 

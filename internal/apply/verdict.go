@@ -138,7 +138,7 @@ func (p *pipe) obey() bool {
 		n := len(p.pending)
 		for n > 0 && p.pending[n-1].base >= *l.trim {
 			n--
-			l.release(p.pending[n].size())
+			l.release(p.pending[n].load())
 		}
 		p.pending = p.pending[:n]
 		l.trim = nil
@@ -197,7 +197,7 @@ func (p *pipe) park(ref *refusal) {
 		l.turned, l.unsure = &turned, false
 	}
 	l.empty()
-	l.release(l.bytes - it.size())
+	l.release(load{l.bytes - it.size(), l.batches - 1})
 	l.reach = min(l.reach, it.base) // the broker has not got it, nor what followed
 	l.mu.Unlock()
 	if first {

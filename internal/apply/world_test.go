@@ -378,7 +378,7 @@ func (w *world) settled() {
 	for id := range w.logs {
 		w.await("nothing is held any more", func() bool {
 			s := w.applier.Status(id)
-			return s.QueuedBytes == 0 && len(s.Troubled) == 0 && s.BrokerApplied == w.logs[id].applied.Get()
+			return s.QueuedBytes == 0 && s.QueuedBatches == 0 && len(s.Troubled) == 0 && s.BrokerApplied == w.logs[id].applied.Get()
 		})
 	}
 }

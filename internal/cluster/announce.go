@@ -52,6 +52,7 @@ type GroupReport struct {
 	Applied uint64 `json:"applied"` // last entry with commands
 	Broker  uint64 `json:"broker"`  // its broker has everything up to here
 	Trusted uint64 `json:"trusted"` // and holds everything up to here through a power cut
+	LagReport
 	// NotReady are the partitions that this leader cannot serve.
 	NotReady    []fsm.TP `json:"not_ready,omitempty"`
 	Quarantined []string `json:"quarantined,omitempty"` // "topic/partition: reason"
@@ -66,6 +67,19 @@ type GroupReport struct {
 	Servers map[int32]bool `json:"servers,omitempty"`
 	// Troubled are partitions that are not ready, at most maxTroubled of them.
 	Troubled []apply.PartitionStatus `json:"troubled,omitempty"`
+}
+
+// LagReport is how far a node's broker is behind what that node knows to be
+// committed in a group.
+type LagReport struct {
+	// LagBytes are of entries that the broker lacks, as far as the log has them:
+	// what must be copied counts there.
+	LagBytes int64 `json:"lag_bytes"`
+	// LagSeconds is for how long at least the node has known the oldest of them.
+	LagSeconds float64 `json:"lag_seconds"`
+	// Queued is what is in memory on its way to the broker.
+	QueuedBytes   int64 `json:"queued_bytes"`
+	QueuedBatches int64 `json:"queued_batches"`
 }
 
 // maxTroubled bounds what an announcement says of partitions in trouble: it
@@ -203,6 +217,7 @@ func (c *Cluster) describeGroup(g *node.Group) GroupReport {
 	rep.Role, rep.Term, rep.Commit = roleName(r.State()), r.CurrentTerm(), r.CommitIndex()
 	st := c.applier.Status(g.ID)
 	rep.Broker, rep.Trusted = st.BrokerApplied, g.TailIndex()
+	rep.LagReport = LagReport{g.LogBytes(rep.Broker, rep.Applied), c.lagOf(g.ID, rep.Broker, rep.Applied), st.QueuedBytes, st.QueuedBatches}
 	rep.tellTrouble(st.Troubled)
 	l := g.Leading.Get()
 	if l == nil {

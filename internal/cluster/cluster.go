@@ -122,6 +122,7 @@ type Cluster struct {
 	changed   chan struct{}          // something to announce; capacity 1
 	dirty     chan struct{}          // something to show; capacity 1
 	mail      map[int32]*mailbox     // by peer; owned by announce
+	committed []commitMarks          // by group; owned by announce
 	view      watch.Value[*snapshot] // what clients are told, and how to route it
 	caught    catalogMark            // owned by build
 	shown     *shownTopics           // owned by build

@@ -84,6 +84,7 @@ type MemberStatus struct {
 	Broker      uint64   `json:"broker_applied_index"`
 	Trusted     uint64   `json:"trusted_index"` // the broker holds everything up to it through a power cut
 	Lag         uint64   `json:"lag"`
+	LagReport            // as the node itself says
 	Quarantined []string `json:"quarantined,omitempty"`
 	// Troubled are partitions that the node's broker cannot serve, the worst
 	// first, not all if there are many.
@@ -209,7 +210,7 @@ func groupStatus(id uint32, leader int32, news map[int32]*Announcement) GroupSta
 		newest = max(newest, rep.Applied)
 		out.Term = max(out.Term, rep.Term)
 		out.Members = append(out.Members, MemberStatus{Node: node, Role: rep.Role, Term: rep.Term, Commit: rep.Commit,
-			Applied: rep.Applied, Broker: rep.Broker, Trusted: rep.Trusted, Quarantined: rep.Quarantined, Troubled: rep.Troubled})
+			Applied: rep.Applied, Broker: rep.Broker, Trusted: rep.Trusted, LagReport: rep.LagReport, Quarantined: rep.Quarantined, Troubled: rep.Troubled})
 	}
 	for i := range out.Members {
 		m := &out.Members[i]

@@ -81,6 +81,13 @@ func (s *logSizes) after(index uint64) int64 {
 	return s.end() - s.at(index+1)
 }
 
+// between is how many bytes lie after one index and up to another.
+func (s *logSizes) between(after, to uint64) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return max(0, s.at(to+1)-s.at(after+1))
+}
+
 func (s *logSizes) total() int64 { return s.after(0) }
 
 // keeping returns the highest index after which at least bytes remain, 0 if

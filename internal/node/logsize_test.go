@@ -25,6 +25,10 @@ func TestLogSizes(t *testing.T) {
 				t.Fatalf("%s: %d bytes after %d, want about %d", what, got, at, want)
 			}
 		}
+		to := first + rng.Uint64N(next-first+2)
+		if after := first + rng.Uint64N(next-first+2); s.between(after, to) != max(0, s.after(after)-s.after(to)) {
+			t.Fatalf("%s: %d bytes between %d and %d, want %d", what, s.between(after, to), after, to, max(0, s.after(after)-s.after(to)))
+		}
 		if got := s.after(next - 1); got != 0 {
 			t.Fatalf("%s: %d bytes after the last entry", what, got)
 		}

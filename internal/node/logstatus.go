@@ -92,6 +92,16 @@ func (g *Group) LogStatus() LogStatus {
 	return st
 }
 
+// LogBytes is how much of the log that is kept lies after one index and up to
+// another; 0 before the node is a member. Any goroutine may call it.
+func (g *Group) LogBytes(after, to uint64) int64 {
+	disk := g.machine.disk.Load()
+	if disk == nil {
+		return 0
+	}
+	return disk.sizes.between(after, to)
+}
+
 // TailIndex is the index up to which the local broker is trusted to hold
 // everything through a power cut. Any goroutine may call it.
 func (g *Group) TailIndex() uint64 { return g.machine.moved.Get() }
