@@ -44,6 +44,8 @@ func makeAdoptees(ctx context.Context, t *testing.T, c *cluster) (all []*adoptee
 			t.Fatal(err)
 		}
 	}
+	// No lone broker can keep that, and nobody noticed: producers used acks=1.
+	alterTopicAt(t, ctx, begun.on.broker.addr(), begun.topic, 0, map[string]string{"min.insync.replicas": "2"})
 	all = append(all, expired, begun)
 	for i := 2; i < 10; i++ {
 		a := make1(fmt.Sprintf("old-%02d", i), c.nodes[i%3], int32(1+i%4))

@@ -33,7 +33,7 @@ func TestDoctorAuthenticates(t *testing.T) {
 			t.Fatal(err)
 		}
 		var out bytes.Buffer
-		_ = examine(t.Context(), cfg, outputTable, &out) // what else it finds is not asked here
+		_ = examine(t.Context(), cfg, nil, outputTable, &out) // what else it finds is not asked here
 		if refused := strings.Contains(out.String(), "broker.sasl"); refused == reached || strings.Contains(out.String(), password) {
 			t.Errorf("reached must be %v, and no password told:\n%s", reached, out.String())
 		}

@@ -63,6 +63,19 @@ func (c *Client) Status(ctx context.Context, addr string) (st cluster.Status, ra
 	return st, raw, nil
 }
 
+// Reach returns whether the other nodes reach the one that is asked.
+func (c *Client) Reach(ctx context.Context, addr string) (map[int32]cluster.PeerReach, error) {
+	out := make(map[int32]cluster.PeerReach)
+	raw, err := c.ask(ctx, addr, "/reach", nil)
+	if err == nil {
+		err = json.Unmarshal(raw, &out)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask %s whether the others reach it: %w", addr, err)
+	}
+	return out, nil
+}
+
 // Partitions returns what a node's state machines hold.
 func (c *Client) Partitions(ctx context.Context, addr string) ([]PartitionInfo, error) {
 	var out []PartitionInfo

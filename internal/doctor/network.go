@@ -4,15 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
-	"net/http"
+	"slices"
 	"syscall"
 	"time"
 )
 
 const (
 	dialLimit = 3 * time.Second
-	clockWarn = 5 * time.Second
+	clockWarn = time.Second
 )
 
 // Peer is another node.
@@ -66,7 +67,18 @@ func dialPeer(ctx context.Context, p Peer) []Finding {
 type Running struct {
 	Problems []string
 	Versions map[int32]string // of the nodes that are alive
-	Admin    map[int32]string // their admin addresses
+	Peers    map[int32]PeerView
+	Unasked  string // why the node did not ask its peers
+}
+
+// PeerView is what another node that runs finds when it is asked about this one.
+type PeerView struct {
+	Error string // why it cannot be asked
+	// Dialed are the addresses that this node advertises, to clients and to
+	// nodes: empty if they were reached, or why not.
+	Dialed map[string]string
+	// Clock is how far the clock there is ahead, good to Within.
+	Clock, Within time.Duration
 }
 
 // RunningCheck asks the node, if it runs; where it does not, its ports must be
@@ -92,9 +104,15 @@ func RunningCheck(ask func(ctx context.Context) (*Running, error), ports map[str
 			out = append(out, Finding{Severity: Warning, What: fmt.Sprintf("the nodes run %d versions: %v", len(seen), st.Versions),
 				Why: "an older node stops at the first command that it does not know", Next: "finish the upgrade"})
 		}
-		out = append(out, clocks(ctx, st.Admin)...)
+		out = append(out, others(st.Peers)...)
+		if st.Unasked != "" {
+			out = append(out, unknown("upgrade the node", "whether other nodes reach this one is not known: %s", st.Unasked)...)
+		}
 		if out == nil {
-			return ok("it runs, and the cluster is healthy")
+			out = ok("it runs, and the cluster is healthy")
+			if n := len(st.Peers); n > 0 {
+				out = append(out, ok("%d other nodes reach what it advertises; their clocks are within %s", n, clockWarn)...)
+			}
 		}
 		return out
 	}}
@@ -117,30 +135,25 @@ func portsFree(ctx context.Context, ports map[string]string) []Finding {
 	return out
 }
 
-// clocks compares this machine's clock with those of the nodes, by the Date of
-// an answer: good to a second.
-func clocks(ctx context.Context, nodes map[int32]string) []Finding {
-	var out []Finding
-	client := &http.Client{Timeout: dialLimit}
-	defer client.CloseIdleConnections()
-	for id, addr := range nodes {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/livez", nil)
-		if err != nil {
+// others says what the other nodes that run find when they try to reach this
+// one, and how their clocks stand.
+func others(views map[int32]PeerView) (out []Finding) {
+	for _, id := range slices.Sorted(maps.Keys(views)) {
+		v := views[id]
+		if v.Error != "" {
+			out = append(out, unknown("look at that node's log; a node of an older version cannot be asked", "node %d does not say whether it reaches this one: %s", id, v.Error)...)
 			continue
 		}
-		begin := time.Now()
-		resp, err := client.Do(req)
-		if err != nil {
-			continue // often bound to loopback; whether it lives is said by status
+		for _, addr := range slices.Sorted(maps.Keys(v.Dialed)) {
+			if why := v.Dialed[addr]; why != "" {
+				out = append(out, Finding{Severity: Error, What: fmt.Sprintf("node %d does not reach %s, which this node advertises: %s", id, addr, why),
+					Why:  "clients there, or that node itself, cannot come to this one",
+					Next: "correct advertised_listeners or raft.advertise, the name service, or the firewall between them"})
+			}
 		}
-		_ = resp.Body.Close()
-		there, err := http.ParseTime(resp.Header.Get("Date"))
-		if err != nil {
-			continue
-		}
-		if off := there.Sub(begin.Add(time.Since(begin) / 2)); off.Abs() > clockWarn {
-			out = append(out, Finding{Severity: Warning, What: fmt.Sprintf("the clock of node %d is %s off", id, off.Round(time.Second)),
-				Why: "records are refused whose time lies outside a topic's limits, and logs cannot be compared", Next: "let chrony or ntpd keep the clocks"})
+		if v.Clock.Abs() > clockWarn+v.Within {
+			out = append(out, Finding{Severity: Warning, What: fmt.Sprintf("the clock of node %d is %s off", id, v.Clock.Round(10*time.Millisecond)),
+				Why: "records are refused whose time lies outside a topic's limits, retention deletes at different times, and logs cannot be compared", Next: "let chrony or ntpd keep the clocks"})
 		}
 	}
 	return out
