@@ -146,7 +146,7 @@ func TestAdoption(t *testing.T) {
 		seed: func(c *cluster) {
 			all, aside = makeAdoptees(ctx, t, c)
 			group = &oldReaders{a: all[0]}
-			group.start(ctx, t)
+			group.start(ctx, t, []string{group.a.on.broker.addr()})
 		}})
 	conflict, certain := all[len(all)-1], all[:len(all)-1]
 

@@ -10,8 +10,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// oldReaders is a consumer group that reads a topic at its broker before any
-// proxy is there, and goes on through the proxies afterwards.
+// oldReaders is a consumer group that reads a topic in one place, and goes on in
+// another: through the proxies when its broker is adopted, and at a broker when
+// the proxies are gone.
 type oldReaders struct {
 	a         *adoptee
 	committed map[int32]int64
@@ -21,13 +22,12 @@ const oldGroup = "readers"
 
 // start reads a little of each partition that holds something, commits, and
 // leaves.
-func (o *oldReaders) start(ctx context.Context, t *testing.T) {
+func (o *oldReaders) start(ctx context.Context, t *testing.T, bootstrap []string) {
 	t.Helper()
 	const few = 3
 	o.committed = map[int32]int64{}
-	cl := o.member(t, []string{o.a.on.broker.addr()})
+	cl := o.member(t, bootstrap)
 	defer cl.Close()
-	// The broker makes its topic of offsets when its first group is looked for.
 	missing := 0
 	for p, end := range o.a.ends {
 		if end > o.a.starts[p] {
@@ -46,7 +46,7 @@ func (o *oldReaders) start(ctx context.Context, t *testing.T) {
 			}
 		})
 		if ctx.Err() != nil {
-			t.Fatalf("a group that reads %s at its broker: %v records: %v", o.a.topic, counts, ctx.Err())
+			t.Fatalf("a group that reads %s for the first time: %v records: %v", o.a.topic, counts, ctx.Err())
 		}
 		if err := cl.CommitRecords(ctx, read...); err != nil {
 			t.Fatal(err)

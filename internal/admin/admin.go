@@ -75,6 +75,7 @@ func New(cfg Config, c *cluster.Cluster, n *node.Node, b Broker) *Server {
 	mux.HandleFunc("GET /foreign", s.foreign)
 	mux.HandleFunc("GET /reach", s.reach)
 	mux.HandleFunc("POST /adopt", s.adopt)
+	mux.HandleFunc("POST /leave", s.leave)
 	s.handleMembers(mux)
 	mux.HandleFunc("GET /goroutines", s.goroutines)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(newRegistry(c, cfg), promhttp.HandlerOpts{}))
@@ -175,6 +176,17 @@ func (s *Server) reach(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, s.cluster.Reach(r.Context()))
 	case <-r.Context().Done():
 	}
+}
+
+// leave has every broker told what consumer groups have committed. The answer
+// begins at once, so that the client does not take the node for dead.
+func (s *Server) leave(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusOK)
+	if f, ok := w.(http.Flusher); ok {
+		f.Flush()
+	}
+	_ = json.NewEncoder(w).Encode(s.cluster.Leave(r.Context())) // the client is gone: nobody to tell
 }
 
 // rebuild orders that a topic is made anew on this node's broker.

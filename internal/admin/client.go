@@ -116,6 +116,20 @@ func (c *Client) Rebuild(ctx context.Context, addr, topic string, force bool) er
 	return resp.Body.Close()
 }
 
+// Leave has every broker told what consumer groups have committed.
+func (c *Client) Leave(ctx context.Context, addr string) (map[int32]cluster.LeaveReport, error) {
+	out := make(map[int32]cluster.LeaveReport)
+	resp, err := c.do(ctx, http.MethodPost, addr, "/leave", nil)
+	if err == nil {
+		defer resp.Body.Close()
+		err = json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&out)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("have %s tell the brokers what was committed: %w", addr, err)
+	}
+	return out, nil
+}
+
 func digestQuery(topic string, partition int32) url.Values {
 	return url.Values{"topic": {topic}, "partition": {strconv.Itoa(int(partition))}}
 }

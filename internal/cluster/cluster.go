@@ -156,6 +156,7 @@ func New(cfg Config, n *node.Node, a Applier) *Cluster {
 	c.handleAdoption()
 	n.Handle(methodTransfer, c.heardTransfer)
 	n.Handle(methodReach, c.heardReach)
+	n.Handle(methodLeave, c.heardLeave)
 	return c
 }
 
