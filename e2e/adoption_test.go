@@ -68,14 +68,17 @@ func (a *adoptee) same(ctx context.Context, t *testing.T, who string, bootstrap 
 		t.Errorf("%s: %s is not what the broker of node %d held before: %v", who, a.topic, a.on.id, err)
 	}
 	for p, start := range a.starts {
-		got, err := int64(-1), error(nil)
-		for _, addr := range bootstrap { // one of them leads
-			if got, err = listOffset(ctx, addr, a.topic, p, -2); err == nil {
-				break
+		got := int64(-1)
+		waitFor(t, "the beginning of "+a.topic, 30*time.Second, func(ctx context.Context) (err error) { // leaders may be moving
+			for _, addr := range bootstrap {
+				if got, err = listOffset(ctx, addr, a.topic, p, -2); err == nil {
+					break
+				}
 			}
-		}
-		if err != nil || got != start {
-			t.Errorf("%s: %s/%d begins at %d, was %d before (%v)", who, a.topic, p, got, start, err)
+			return err
+		})
+		if got != start {
+			t.Errorf("%s: %s/%d begins at %d, was %d before", who, a.topic, p, got, start)
 		}
 	}
 }

@@ -20,7 +20,7 @@ import (
 )
 
 // errUnwell ends doctor with exit code 1; what was found is in the output.
-var errUnwell = errors.New("something is wrong")
+var errUnwell = errors.New("errors were found: do what stands behind next, and ask again")
 
 // doctorBroker bounds one question to the broker.
 const doctorBroker = 5 * time.Second
