@@ -28,7 +28,7 @@ var quickRetention = []string{"log.retention.check.interval.ms=300", "log.initia
 // second broker.
 func makeAdoptees(ctx context.Context, t *testing.T, c *cluster) (all []*adoptee, aside *adoptee) {
 	t.Helper()
-	each := int64(envInt(t, "ADOPT_BYTES", 24<<20)) / 12
+	each := int64(envInt(t, "ADOPT_BYTES", 24<<20)) / 11 // the topic that two brokers share is small
 	make1 := func(topic string, on *node, partitions int32) *adoptee {
 		if err := createTopic(ctx, on.broker.addr(), topic, partitions, 1); err != nil {
 			t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 
 	"lockstep/internal/admin"
 	"lockstep/internal/cluster"
+	"lockstep/internal/progress"
 )
 
 // errNotAdopted ends adopt with exit code 1; which topics, and why, is in the
@@ -59,7 +60,7 @@ be able to hold the topic.`,
 				return err
 			}
 			defer client.Close()
-			a := adopting{client: client, addrs: f.addrs, output: f.output, w: cmd.OutOrStdout()}
+			a := adopting{client: client, addrs: f.addrs, output: f.output, w: cmd.OutOrStdout(), errs: cmd.ErrOrStderr()}
 			if len(args) == 0 && !all {
 				return failed(a.list(ctx))
 			}
@@ -84,6 +85,7 @@ type adopting struct {
 	addrs  []string
 	output string
 	w      io.Writer
+	errs   io.Writer // how far it is
 }
 
 func (a *adopting) report(ctx context.Context) (*cluster.ForeignReport, error) {
@@ -189,8 +191,13 @@ func (a *adopting) adopt(ctx context.Context, names []string, o cluster.AdoptOrd
 		}
 	}
 	outcomes, bad := make([]adopted, len(names)), false
+	bar := progress.Start(a.errs, "adopt")
 	for i, done := range a.adoptAll(ctx, names, o, outcomes) {
+		bar.Set(int64(i), int64(len(names)), "reading "+names[i])
 		<-done
+	}
+	bar.Done()
+	for i := range outcomes {
 		bad = bad || outcomes[i].Error != ""
 		if a.output != outputJSON {
 			a.tell(&outcomes[i])
