@@ -203,7 +203,7 @@ func TestDoctorBeforeTheFirstStart(t *testing.T) {
 func TestDoctorAmongPeers(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	wrong := loopback(freePort(t))
+	const wrong = "no-such-host.invalid:9092"
 	c := newClusterWith(t, clusterOpts{embedded: true, settings: func(n *node) []string {
 		if n.id == 2 {
 			return []string{"advertised_listeners=PLAINTEXT://" + wrong}

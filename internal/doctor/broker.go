@@ -149,15 +149,11 @@ func bypass(ctx context.Context, b Broker, advertised []string) []Finding {
 		return unknown("start the broker, then ask again", "the broker cannot be asked: %v", err)
 	}
 	for _, addr := range nodes {
-		host, _, err := net.SplitHostPort(addr)
-		if err != nil {
-			continue
-		}
 		if slices.Contains(advertised, addr) {
 			return []Finding{{Severity: Error, What: "the broker advertises " + addr + ", which is where clients reach this node",
 				Why: "one of the two does not get its clients", Next: "give the broker's advertised.listeners another port, on loopback"}}
 		}
-		if ip := net.ParseIP(host); strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback() {
+		if local(addr) {
 			continue
 		}
 		return []Finding{{Severity: Warning, What: "the broker advertises " + addr + ", which other machines may reach",
@@ -165,4 +161,11 @@ func bypass(ctx context.Context, b Broker, advertised []string) []Finding {
 			Next: "bind the broker's listeners to loopback, or let a firewall or its ACLs keep others out"}}
 	}
 	return ok("the broker is named to this machine only")
+}
+
+// local says whether an address leads to the machine itself, wherever it is used.
+func local(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	ip := net.ParseIP(host)
+	return err == nil && (strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback())
 }

@@ -155,6 +155,7 @@ func TestPeers(t *testing.T) {
 	}
 	has(t, peers(PeerView{Dialed: map[string]string{"here:9092": ""}, Clock: 20 * time.Millisecond}), OK, "2 other nodes reach")
 	has(t, peers(PeerView{Dialed: map[string]string{"here:9092": "connection refused"}}), Error, "node 2 does not reach here:9092")
+	has(t, peers(PeerView{Dialed: map[string]string{"127.0.0.1:9092": "connection refused"}}), Warning, "node 2 does not reach 127.0.0.1:9092")
 	has(t, peers(PeerView{Clock: -3 * time.Second}), Warning, "the clock of node 2 is -3s off")
 	has(t, peers(PeerView{Error: "no such method"}), Unknown, "no such method")
 	// What the way took may be all of it.

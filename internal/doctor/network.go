@@ -146,9 +146,13 @@ func others(views map[int32]PeerView) (out []Finding) {
 		}
 		for _, addr := range slices.Sorted(maps.Keys(v.Dialed)) {
 			if why := v.Dialed[addr]; why != "" {
-				out = append(out, Finding{Severity: Error, What: fmt.Sprintf("node %d does not reach %s, which this node advertises: %s", id, addr, why),
+				f := Finding{Severity: Error, What: fmt.Sprintf("node %d does not reach %s, which this node advertises: %s", id, addr, why),
 					Why:  "clients there, or that node itself, cannot come to this one",
-					Next: "correct advertised_listeners or raft.advertise, the name service, or the firewall between them"})
+					Next: "correct advertised_listeners or raft.advertise, the name service, or the firewall between them"}
+				if local(addr) {
+					f.Severity, f.Why = Warning, "only clients on this machine come to such an address, as may be meant"
+				}
+				out = append(out, f)
 			}
 		}
 		if v.Clock.Abs() > clockWarn+v.Within {
