@@ -177,6 +177,12 @@ func (c *cluster) waitLedBut(topic string, partitions int32, but *node) {
 // alterTopic sets settings through one node and wants a code for it.
 func alterTopic(t *testing.T, ctx context.Context, via *node, topic string, want int16, config map[string]string) {
 	t.Helper()
+	alterTopicAt(t, ctx, via.kafkaAddr(), topic, want, config)
+}
+
+// alterTopicAt is alterTopic at an address, which may be a broker's own.
+func alterTopicAt(t *testing.T, ctx context.Context, addr, topic string, want int16, config map[string]string) {
+	t.Helper()
 	req := kmsg.NewPtrIncrementalAlterConfigsRequest()
 	req.SetVersion(1)
 	res := kmsg.NewIncrementalAlterConfigsRequestResource()
@@ -187,7 +193,7 @@ func alterTopic(t *testing.T, ctx context.Context, via *node, topic string, want
 		res.Configs = append(res.Configs, cfg)
 	}
 	req.Resources = append(req.Resources, res)
-	resp, err := rawCall[*kmsg.IncrementalAlterConfigsResponse](ctx, via.kafkaAddr(), req)
+	resp, err := rawCall[*kmsg.IncrementalAlterConfigsResponse](ctx, addr, req)
 	if err != nil {
 		t.Fatal(err)
 	}

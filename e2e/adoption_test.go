@@ -7,14 +7,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // adoptee is a topic that one broker held before any proxy was there, and what
@@ -26,6 +21,7 @@ type adoptee struct {
 	starts     map[int32]int64
 	ends       map[int32]int64
 	before     dump
+	files      logSums
 }
 
 // note reads what the broker holds, going around Lockstep.
@@ -42,6 +38,10 @@ func (a *adoptee) note(ctx context.Context, t *testing.T) {
 		}
 	}
 	a.before = a.read(ctx, t, []string{a.on.broker.addr()})
+	var err error
+	if a.files, err = a.sums(nil); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // read reads what was there before, from wherever the addresses lead.
@@ -68,14 +68,17 @@ func (a *adoptee) same(ctx context.Context, t *testing.T, who string, bootstrap 
 		t.Errorf("%s: %s is not what the broker of node %d held before: %v", who, a.topic, a.on.id, err)
 	}
 	for p, start := range a.starts {
-		got, err := int64(-1), error(nil)
-		for _, addr := range bootstrap { // one of them leads
-			if got, err = listOffset(ctx, addr, a.topic, p, -2); err == nil {
-				break
+		got := int64(-1)
+		waitFor(t, "the beginning of "+a.topic, 30*time.Second, func(ctx context.Context) (err error) { // leaders may be moving
+			for _, addr := range bootstrap {
+				if got, err = listOffset(ctx, addr, a.topic, p, -2); err == nil {
+					break
+				}
 			}
-		}
-		if err != nil || got != start {
-			t.Errorf("%s: %s/%d begins at %d, was %d before (%v)", who, a.topic, p, got, start, err)
+			return err
+		})
+		if got != start {
+			t.Errorf("%s: %s/%d begins at %d, was %d before", who, a.topic, p, got, start)
 		}
 	}
 }
@@ -129,123 +132,26 @@ func foreignStates(ctx context.Context, t *testing.T, n *node) map[string]string
 	return m
 }
 
-// makeAdoptees fills twelve topics on the brokers: ten that one broker has,
-// the first of them with its beginning deleted; one that two have with the same
-// records; and one with other records on a second broker.
-func makeAdoptees(ctx context.Context, t *testing.T, c *cluster) (all []*adoptee, aside *adoptee) {
-	t.Helper()
-	each := int64(envInt(t, "ADOPT_BYTES", 24<<20)) / 12
-	make1 := func(topic string, on *node, partitions int32) *adoptee {
-		if err := createTopic(ctx, on.broker.addr(), topic, partitions, 1); err != nil {
-			t.Fatal(err)
-		}
-		return &adoptee{topic: topic, on: on, partitions: partitions}
-	}
-	for i := range 10 {
-		a := make1(fmt.Sprintf("old-%02d", i), c.nodes[i%3], int32(1+i%4))
-		if i == 0 {
-			a.topic, a.partitions = "begun", 3
-			make1(a.topic, a.on, a.partitions)
-		}
-		fillTopic(t, []string{a.on.broker.addr()}, a.topic, a.partitions, each)
-		all = append(all, a)
-	}
-	begun := all[0]
-	begun.note(ctx, t)
-	for p, start := range map[int32]int64{0: begun.ends[0]/2 + 1, 1: begun.ends[1] - 1, 2: begun.ends[2]} {
-		if err := deleteRecords(ctx, begun.on.broker.addr(), begun.topic, p, start); err != nil {
-			t.Fatal(err)
-		}
-	}
-	same := make1("same", c.node(2), 2)
-	make1("same", c.node(3), 2)
-	fillSame(ctx, t, c.node(2), same)
-	fillSame(ctx, t, c.node(3), same)
-	conflict := make1("conflict", c.node(2), 2)
-	aside = make1("conflict", c.node(1), 2)
-	fillTopic(t, []string{conflict.on.broker.addr()}, "conflict", 2, each)
-	fillTopic(t, []string{aside.on.broker.addr()}, "conflict", 2, each/2)
-	aside.note(ctx, t)
-	all = append(all, same, conflict)
-	for _, a := range all {
-		a.note(ctx, t)
-	}
-	commitOld(ctx, t, begun, begun.starts[0]+3)
-	return all, aside
-}
-
-// oldGroup committed an offset of partition 0 before any proxy was there.
-const oldGroup = "readers"
-
-func commitOld(ctx context.Context, t *testing.T, a *adoptee, offset int64) {
-	t.Helper()
-	req := kmsg.NewPtrOffsetCommitRequest()
-	req.SetVersion(5)
-	req.Group, req.Generation = oldGroup, -1
-	tp, p := kmsg.NewOffsetCommitRequestTopic(), kmsg.NewOffsetCommitRequestTopicPartition()
-	p.Offset = offset
-	tp.Topic, tp.Partitions = a.topic, append(tp.Partitions, p)
-	req.Topics = append(req.Topics, tp)
-	waitFor(t, "the broker to take a commit", time.Minute, func(ctx context.Context) error {
-		find := kmsg.NewPtrFindCoordinatorRequest() // it makes its topic of offsets when it is asked
-		find.SetVersion(3)
-		find.CoordinatorKey = oldGroup
-		if _, err := rawCall[*kmsg.FindCoordinatorResponse](ctx, a.on.broker.addr(), find); err != nil {
-			return err
-		}
-		resp, err := rawCall[*kmsg.OffsetCommitResponse](ctx, a.on.broker.addr(), req)
-		if err != nil {
-			return err
-		}
-		return kerr.ErrorForCode(resp.Topics[0].Partitions[0].ErrorCode)
-	})
-}
-
-// committedOld waits for what the cluster says that the old group has committed.
-func committedOld(ctx context.Context, t *testing.T, c *cluster, a *adoptee, want int64) {
-	t.Helper()
-	waitFor(t, "the offsets of a group from before", time.Minute, func(ctx context.Context) error {
-		id, err := findCoordinator(ctx, c, oldGroup)
-		if err != nil {
-			return err
-		}
-		got, err := committedOffsets(ctx, c.node(id).kafkaAddr(), oldGroup, a.topic, a.partitions)
-		if err == nil && (got[0] != want || got[1] != -1) {
-			t.Errorf("the group from before has committed %v, want %d of partition 0", got, want)
-		}
-		return err
-	})
-}
-
-// fillSame writes the same batches to any broker.
-func fillSame(ctx context.Context, t *testing.T, n *node, a *adoptee) {
-	t.Helper()
-	cl, err := kgo.NewClient(append(clientOpts([]string{n.broker.addr()}), kgo.DefaultProduceTopic(a.topic),
-		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.UnknownTopicRetries(-1))...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cl.Close()
-	at := time.Now().Truncate(time.Hour)
-	for i := range 40 {
-		r := &kgo.Record{Partition: int32(i) % a.partitions, Key: []byte(strconv.Itoa(i)), Value: []byte(strings.Repeat("v", 100+i)), Timestamp: at}
-		if err := cl.ProduceSync(ctx, r).FirstErr(); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // TestAdoption starts proxies in front of brokers that hold topics already. What
 // one broker has is adopted with its offsets and copied to the others; what two
 // have with different records waits for the operator's choice, and the other
-// copy stays as it is until it is given up. ADOPT_BYTES is how much there is.
+// copy stays as it is until it is given up. Meanwhile clients write and read
+// through the proxies, and a consumer group from before goes on where it was.
+// ADOPT_BYTES is how much there is.
 func TestAdoption(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	var all []*adoptee
 	var aside *adoptee
-	c := newClusterWith(t, clusterOpts{seed: func(c *cluster) { all, aside = makeAdoptees(ctx, t, c) }})
-	conflict := all[len(all)-1]
+	var group *oldReaders
+	c := newClusterWith(t, clusterOpts{
+		prepare: func(_ *testing.T, n *node) { n.broker.settings = append(n.broker.settings, quickRetention...) },
+		seed: func(c *cluster) {
+			all, aside = makeAdoptees(ctx, t, c)
+			group = &oldReaders{a: all[0]}
+			group.start(ctx, t, []string{group.a.on.broker.addr()})
+		}})
+	conflict, certain := all[len(all)-1], all[:len(all)-1]
 
 	states := foreignStates(ctx, t, c.node(1))
 	for _, a := range all {
@@ -260,8 +166,63 @@ func TestAdoption(t *testing.T) {
 	if err := createTopic(ctx, c.node(3).kafkaAddr(), "conflict", 1, 3); err == nil || !strings.Contains(err.Error(), "lockstep adopt conflict") {
 		t.Errorf("a topic was created in the place of one that a broker holds: %v", err)
 	}
+	const live, livePartitions = "live", 3
+	c.createTopic(c.node(1), live, livePartitions)
+	w := startWorkload(t, c.bootstrap(), live, livePartitions, 20*time.Millisecond, "p1", "p2")
+	if err := w.h.waitAcks(ctx, livePartitions, time.Time{}, 50); err != nil {
+		t.Fatal(err)
+	}
 
 	begin := time.Now()
+	adoptCertain(ctx, t, c, certain)
+	adopted := time.Since(begin)
+	grown := map[string]map[int32]int64{}
+	for _, a := range certain[:3] { // while they are being copied
+		c.waitLed(a.topic, a.partitions)
+		grown[a.topic] = fillTopic(t, c.bootstrap(), a.topic, a.partitions, 1<<20)
+	}
+	var bytes int64
+	for _, a := range certain {
+		for _, n := range c.nodes {
+			c.waitComplete(ctx, n, a.topic, a.ends)
+		}
+		bytes += a.before.bytes()
+	}
+	copied := time.Since(begin)
+	t.Logf("11 topics, %d MiB: adopted after %s, on all brokers after %s (%.1f MiB/s); %s was the longest pause of a partition that was written to meanwhile",
+		bytes>>20, adopted.Round(10*time.Millisecond), copied.Round(10*time.Millisecond), float64(bytes)/(1<<20)/copied.Seconds(),
+		ms(w.h.longestGap([]int32{0, 1, 2}, begin, time.Now())))
+	c.waitHealthy()
+	for _, a := range certain {
+		c.waitLed(a.topic, a.partitions)
+		a.same(ctx, t, "through the proxies", c.bootstrap()...)
+		a.untouched(t, true)
+	}
+	group.goOn(ctx, t, c.bootstrap(), grown[group.a.topic])
+	c.verify()
+	c.trusted(ctx)
+
+	outcomes, err := adopt(ctx, t, c.node(3), "conflict", "--from", "2")
+	if err != nil || !slices.Equal(outcomes["conflict"].Result.Aside, []int{1}) {
+		t.Fatalf("adopt the topic in conflict from node 2: %+v (%v)", outcomes, err)
+	}
+	c.waitLed("conflict", conflict.partitions)
+	conflict.same(ctx, t, "through the proxies", c.bootstrap()...)
+	c.waitComplete(ctx, c.node(3), "conflict", conflict.ends)
+	keptAside(ctx, t, c, aside, conflict)
+	if _, err := c.node(1).cli(ctx, "rebuild", "conflict", "--force"); err != nil {
+		t.Fatal(err)
+	}
+	c.waitComplete(ctx, c.node(1), "conflict", conflict.ends)
+	c.waitHealthy()
+	finishLive(ctx, t, c, w, live, livePartitions)
+	c.verify()
+	withNodeTwoDead(ctx, t, c, all)
+}
+
+// adoptCertain adopts everything that needs no choice, and nothing else.
+func adoptCertain(ctx context.Context, t *testing.T, c *cluster, certain []*adoptee) {
+	t.Helper()
 	outcomes, err := adopt(ctx, t, c.node(1), "--all")
 	if err == nil || !strings.Contains(outcomes["conflict"].Error, "--from") {
 		t.Errorf("the topic in conflict was adopted without a choice: %+v (%v)", outcomes["conflict"], err)
@@ -269,7 +230,7 @@ func TestAdoption(t *testing.T) {
 	if o := outcomes["same"]; !slices.Equal(o.Result.Holders, []int{2, 3}) {
 		t.Errorf("same records on two brokers: %+v", o)
 	}
-	for _, a := range all[:len(all)-1] {
+	for _, a := range certain {
 		if o := outcomes[a.topic]; o.Error != "" {
 			t.Errorf("adopt %s: %s", a.topic, o.Error)
 		}
@@ -277,37 +238,44 @@ func TestAdoption(t *testing.T) {
 	if t.Failed() {
 		t.FailNow()
 	}
-	adopted := time.Since(begin)
-	for _, a := range all[:len(all)-1] {
-		c.waitLed(a.topic, a.partitions)
-		a.same(ctx, t, "through the proxies", c.bootstrap()...)
-		for _, n := range c.nodes {
-			c.waitComplete(ctx, n, a.topic, a.ends)
-		}
-	}
-	c.waitHealthy()
-	committedOld(ctx, t, c, all[0], all[0].starts[0]+3)
-	t.Logf("11 topics adopted in %s, read and on all brokers after %s", adopted.Round(10*time.Millisecond), time.Since(begin).Round(100*time.Millisecond))
-	c.verify()
-	c.trusted(ctx)
+}
 
-	if outcomes, err = adopt(ctx, t, c.node(3), "conflict", "--from", "2"); err != nil || !slices.Equal(outcomes["conflict"].Result.Aside, []int{1}) {
-		t.Fatalf("adopt the topic in conflict from node 2: %+v (%v)", outcomes, err)
-	}
-	c.waitLed("conflict", conflict.partitions)
-	conflict.same(ctx, t, "through the proxies", c.bootstrap()...)
-	c.waitComplete(ctx, c.node(3), "conflict", conflict.ends)
+// keptAside fails the test unless the losing copy of the conflict is on its disk
+// as it was, byte for byte, also after its node was killed and came back, while
+// the topic takes records.
+func keptAside(ctx context.Context, t *testing.T, c *cluster, aside, conflict *adoptee) {
+	t.Helper()
 	aside.same(ctx, t, "the copy kept aside", aside.on.broker.addr())
-	if _, err := c.node(1).cli(ctx, "rebuild", "conflict", "--force"); err != nil {
-		t.Fatal(err)
-	}
-	c.waitComplete(ctx, c.node(1), "conflict", conflict.ends)
-	c.waitHealthy()
-	c.verify()
+	aside.untouched(t, false)
+	c.killNode(aside.on.id)
+	c.restartNode(aside.on.id)
+	waitFor(t, "the node that keeps its copy aside to be back", healthyWithin, aside.on.ready)
+	c.waitLed(conflict.topic, conflict.partitions)
+	fillTopic(t, c.bootstrap(), conflict.topic, conflict.partitions, 1<<20)
+	aside.same(ctx, t, "the copy kept aside, after a restart", aside.on.broker.addr())
+	aside.untouched(t, false)
+	conflict.untouched(t, true)
+}
 
-	for _, a := range all[:3] {
-		fillTopic(t, c.bootstrap(), a.topic, a.partitions, 1<<20)
+// finishLive ends the clients that ran all the time, and checks what they saw.
+func finishLive(ctx context.Context, t *testing.T, c *cluster, w *workload, topic string, partitions int32) {
+	t.Helper()
+	if err := w.stopProducing(ctx); err != nil {
+		t.Fatalf("wait for the last answers: %v", err)
 	}
+	if err := w.waitConsumed(ctx); err != nil {
+		t.Errorf("the consumer did not reach the last acknowledged record: %v", err)
+	}
+	c.waitBrokersHold(c.nodes, topic, w.h.ends())
+	w.h.check(c.readBrokers(c.nodes, topic, partitions), partitions).report(t)
+	sent, acked := w.h.counts()
+	t.Logf("%d records sent through the proxies meanwhile, %d acknowledged", sent, acked)
+}
+
+// withNodeTwoDead fails the test unless everything is there without the node
+// that was the only one to have some of it.
+func withNodeTwoDead(ctx context.Context, t *testing.T, c *cluster, all []*adoptee) {
+	t.Helper()
 	for _, n := range c.nodes {
 		for _, a := range all {
 			a.same(ctx, t, fmt.Sprintf("broker of node %d", n.id), n.broker.addr())
@@ -319,7 +287,8 @@ func TestAdoption(t *testing.T) {
 		c.waitLed(a.topic, a.partitions)
 		a.same(ctx, t, "with node 2 dead", alive...)
 	}
-	fillTopic(t, alive, "conflict", conflict.partitions, 1<<20)
+	last := all[len(all)-1]
+	fillTopic(t, alive, last.topic, last.partitions, 1<<20)
 	c.restartNode(2)
 	c.waitHealthy()
 	c.verify()

@@ -84,6 +84,16 @@ func (d dump) records() int {
 	return n
 }
 
+// bytes counts the bytes of all values.
+func (d dump) bytes() (n int64) {
+	for _, p := range d {
+		for _, r := range p {
+			n += int64(len(r.value))
+		}
+	}
+	return n
+}
+
 // sameDump returns the first difference between two brokers' records.
 func sameDump(a, b dump, partitions int32) error {
 	for p := range partitions {

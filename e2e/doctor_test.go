@@ -8,8 +8,12 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // TestDoctor plants mistakes in a real broker's settings and in a node's
@@ -65,11 +69,36 @@ func TestDoctor(t *testing.T) {
 	}
 }
 
+// finding is one line of "lockstep doctor -o json".
+type finding struct{ Check, Severity, What, Next string }
+
 // doctor runs the command and returns "severity check" of what it found.
 func (n *node) doctor(ctx context.Context, t *testing.T, want int, sets ...string) map[string]bool {
 	t.Helper()
-	args := []string{"doctor", "--config", n.confFile(), "-o", "json"}
+	var args []string
 	for _, s := range sets {
+		args = append(args, "--set", s)
+	}
+	found := map[string]bool{}
+	for _, f := range n.findings(ctx, t, want, args...) {
+		found[fmt.Sprintf("%s %s", f.Severity, f.Check)] = true
+	}
+	return found
+}
+
+// says fails the test unless a finding of that severity speaks of it.
+func says(t *testing.T, found []finding, severity, part string) {
+	t.Helper()
+	if !slices.ContainsFunc(found, func(f finding) bool { return f.Severity == severity && strings.Contains(f.What, part) }) {
+		t.Errorf("no %s speaks of %q: %+v", severity, part, found)
+	}
+}
+
+// findings runs the command and returns what it found.
+func (n *node) findings(ctx context.Context, t *testing.T, want int, more ...string) []finding {
+	t.Helper()
+	args := append([]string{"doctor", "--config", n.confFile(), "-o", "json"}, more...)
+	for _, s := range n.settings {
 		args = append(args, "--set", s)
 	}
 	cmd := exec.CommandContext(ctx, n.bin, args...)
@@ -77,16 +106,112 @@ func (n *node) doctor(ctx context.Context, t *testing.T, want int, sets ...strin
 	if got := cmd.ProcessState.ExitCode(); got != want {
 		t.Errorf("lockstep doctor exits %d, want %d: %v\n%s", got, want, err, out)
 	}
-	var list []struct{ Check, Severity, What, Next string }
+	var list []finding
 	if err := json.Unmarshal(out, &list); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	found := map[string]bool{}
 	for _, f := range list {
 		if f.Severity != "ok" && f.Next == "" {
 			t.Errorf("%s: %q has no next step", f.Check, f.What)
 		}
-		found[fmt.Sprintf("%s %s", f.Severity, f.Check)] = true
 	}
-	return found
+	return list
+}
+
+// TestDoctorBeforeTheFirstStart asks about brokers that hold topics already: what
+// each has, and which names are in conflict, before any node was started, while
+// one runs, and what somebody changed at the broker since.
+func TestDoctorBeforeTheFirstStart(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	dir := runDir(t)
+	one, two := newBroker(t, filepath.Join(dir, "one"), 7), newBroker(t, filepath.Join(dir, "two"), 8)
+	for addr, topics := range map[string][]string{one.addr(): {"orders", "both", "nothing"}, two.addr(): {"both", "bills"}} {
+		for _, topic := range topics {
+			if err := createTopic(ctx, addr, topic, 2, 1); err != nil {
+				t.Fatal(err)
+			}
+			if topic != "nothing" {
+				produceAll(t, newHistory(topic), []string{addr}, "p", 2, 10+len(addr+topic)%7+len(topics))
+			}
+		}
+	}
+	n := &node{id: 1, bin: lockstepBinary(t), dir: filepath.Join(dir, "node"), broker: one, upstream: one.addr(), kafkaPort: freePort(t), raftPort: freePort(t), adminPort: freePort(t)}
+	if err := n.writeConfig([]*node{n}, "before", 1, "wal"); err != nil {
+		t.Fatal(err)
+	}
+	alone := n.findings(ctx, t, 0)
+	says(t, alone, "warning", "the broker of node 1 holds 2 topics from before lockstep")
+	both := n.findings(ctx, t, 0, "--brokers", "2="+two.addr()+",3="+loopback(freePort(t)))
+	says(t, both, "warning", "the broker of node 1 holds 2 topics from before lockstep")
+	says(t, both, "warning", "the broker of node 2 holds 2 topics from before lockstep")
+	says(t, both, "warning", "topic both is in conflict: the brokers of node 1 and node 2")
+	says(t, both, "unknown", "the broker of node 3 cannot be asked")
+
+	n.startProxy(t)
+	t.Cleanup(func() {
+		if err := n.proc.kill9(); err != nil {
+			t.Error(err)
+		}
+	})
+	waitFor(t, "the node to be ready", healthyWithin, n.ready)
+	says(t, n.findings(ctx, t, 0), "warning", "the broker of node 1 holds 2 topics from before lockstep")
+	if outcomes, err := adopt(ctx, t, n, "--all"); err != nil {
+		t.Fatalf("%+v: %v", outcomes, err)
+	}
+	if err := createTopic(ctx, n.kafkaAddr(), "own", 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "topics that are as they should be", time.Minute, func(ctx context.Context) error {
+		for _, f := range n.findings(ctx, t, 0) {
+			if (f.Check == "topics" || f.Check == "quotas") && f.Severity != "ok" {
+				return fmt.Errorf("%s %s", f.Severity, f.What)
+			}
+		}
+		return nil
+	})
+	alterTopicAt(t, ctx, one.addr(), "own", 0, map[string]string{"compression.type": "gzip"})
+	alterTopicAt(t, ctx, one.addr(), "orders", 0, map[string]string{"min.insync.replicas": "2"})
+	quota := kmsg.NewPtrAlterClientQuotasRequest()
+	quota.SetVersion(1)
+	quota.Entries = append(quota.Entries, quotaChange("producer_byte_rate", 1<<30, "client-id", "lockstep-applier"))
+	if resp, err := rawCall[*kmsg.AlterClientQuotasResponse](ctx, one.addr(), quota); err != nil || resp.Entries[0].ErrorCode != 0 {
+		t.Fatalf("give the applier a quota: %+v, %v", resp, err)
+	}
+	spoilt := n.findings(ctx, t, 1)
+	says(t, spoilt, "error", "compression.type is gzip in 1 topic of lockstep's on the broker: own")
+	says(t, spoilt, "error", "min.insync.replicas is 2 in 1 topic of lockstep's on the broker: orders")
+	says(t, spoilt, "warning", "producer_byte_rate is 1.073741824e+09 for lockstep's own connection")
+
+	n.stopProxy(t)
+	says(t, n.findings(ctx, t, 0), "unknown", "only a running node knows which")
+	n.startProxy(t)
+	waitFor(t, "a node that puts its topics right", healthyWithin, func(ctx context.Context) error {
+		if err := n.ready(ctx); err != nil {
+			return err
+		}
+		config, err := topicConfig(ctx, one.addr(), "own")
+		if err == nil && config["compression.type"] != "producer" {
+			err = fmt.Errorf("it has %v", config)
+		}
+		return err
+	})
+}
+
+// TestDoctorAmongPeers gives a node an address that nobody reaches: the others
+// say so, and nothing of a node whose addresses are good.
+func TestDoctorAmongPeers(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	const wrong = "no-such-host.invalid:9092"
+	c := newClusterWith(t, clusterOpts{embedded: true, settings: func(n *node) []string {
+		if n.id == 2 {
+			return []string{"advertised_listeners=PLAINTEXT://" + wrong}
+		}
+		return nil
+	}})
+	found := c.node(2).findings(ctx, t, 1)
+	says(t, found, "error", "node 1 does not reach "+wrong)
+	says(t, found, "error", "node 3 does not reach "+wrong)
+	says(t, c.node(3).findings(ctx, t, 0), "ok", "2 other nodes reach what it advertises")
 }

@@ -104,6 +104,12 @@ func (c *cluster) waitComplete(ctx context.Context, n *node, topic string, ends 
 // fillTopic writes bytes of incompressible records and returns the ends.
 func fillTopic(t *testing.T, bootstrap []string, topic string, partitions int32, bytes int64) map[int32]int64 {
 	t.Helper()
+	return fillTopicAt(t, bootstrap, topic, partitions, bytes, time.Time{})
+}
+
+// fillTopicAt is fillTopic with records of a time; zero is the present.
+func fillTopicAt(t *testing.T, bootstrap []string, topic string, partitions int32, bytes int64, at time.Time) map[int32]int64 {
+	t.Helper()
 	cl, err := kgo.NewClient(append(clientOpts(bootstrap), kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerBatchMaxBytes(512<<10), kgo.ProducerLinger(20*time.Millisecond),
 		kgo.MaxBufferedBytes(64<<20), kgo.UnknownTopicRetries(-1))...)
@@ -120,7 +126,7 @@ func fillTopic(t *testing.T, bootstrap []string, topic string, partitions int32,
 		value := make([]byte, size)
 		_, _ = random.Read(value)
 		binary.BigEndian.PutUint64(value, uint64(i))
-		cl.Produce(t.Context(), &kgo.Record{Partition: int32(i % int64(partitions)), Value: value}, func(r *kgo.Record, err error) {
+		cl.Produce(t.Context(), &kgo.Record{Partition: int32(i % int64(partitions)), Value: value, Timestamp: at}, func(r *kgo.Record, err error) {
 			if err != nil {
 				failed.Store(&err)
 				return

@@ -15,6 +15,7 @@ import (
 
 	"lockstep/internal/admin"
 	"lockstep/internal/cluster"
+	"lockstep/internal/progress"
 )
 
 // errNotAdopted ends adopt with exit code 1; which topics, and why, is in the
@@ -58,7 +59,7 @@ be able to hold the topic.`,
 				return failed(err)
 			}
 			defer client.Close()
-			a := adopting{client: client, addrs: f.addrs, output: f.output, w: cmd.OutOrStdout()}
+			a := adopting{client: client, addrs: f.addrs, output: f.output, w: cmd.OutOrStdout(), errs: cmd.ErrOrStderr()}
 			if len(args) == 0 && !all {
 				return failed(a.list(ctx))
 			}
@@ -83,6 +84,7 @@ type adopting struct {
 	addrs  []string
 	output string
 	w      io.Writer
+	errs   io.Writer // how far it is
 }
 
 func (a *adopting) report(ctx context.Context) (*cluster.ForeignReport, error) {
@@ -139,8 +141,38 @@ type adopted struct {
 	Error  string               `json:"error,omitempty"`
 }
 
-// adopt adopts the topics named, or all that are not in conflict, one after the
-// other.
+// adoptAtOnce is how many topics are adopted side by side: what takes long is
+// reading them, and each may be on another broker.
+const adoptAtOnce = 4
+
+// adoptAll adopts topics and notes the outcomes, each before its channel is
+// closed.
+func (a *adopting) adoptAll(ctx context.Context, names []string, o cluster.AdoptOrder, outcomes []adopted) []chan struct{} {
+	done := make([]chan struct{}, len(names))
+	free := make(chan struct{}, adoptAtOnce)
+	for i := range names {
+		done[i] = make(chan struct{})
+	}
+	go func() {
+		for i, name := range names {
+			free <- struct{}{}
+			go func() {
+				one, order := adopted{Topic: name}, o
+				order.Topic = name
+				var err error
+				if one.Result, err = a.client.Adopt(ctx, a.addrs[0], order); err != nil {
+					one.Error = err.Error()
+				}
+				outcomes[i] = one
+				close(done[i])
+				<-free
+			}()
+		}
+	}()
+	return done
+}
+
+// adopt adopts the topics named, or all that are not in conflict.
 func (a *adopting) adopt(ctx context.Context, names []string, o cluster.AdoptOrder) error {
 	r, err := a.report(ctx) // finds a node that answers, too
 	if err != nil {
@@ -157,16 +189,17 @@ func (a *adopting) adopt(ctx context.Context, names []string, o cluster.AdoptOrd
 			}
 		}
 	}
-	outcomes, bad := []adopted{}, false
-	for _, name := range names {
-		o.Topic = name
-		one := adopted{Topic: name}
-		if one.Result, err = a.client.Adopt(ctx, a.addrs[0], o); err != nil {
-			one.Error, bad = err.Error(), true
-		}
-		outcomes = append(outcomes, one)
+	outcomes, bad := make([]adopted, len(names)), false
+	bar := progress.Start(a.errs, "adopt")
+	for i, done := range a.adoptAll(ctx, names, o, outcomes) {
+		bar.Set(int64(i), int64(len(names)), "reading "+names[i])
+		<-done
+	}
+	bar.Done()
+	for i := range outcomes {
+		bad = bad || outcomes[i].Error != ""
 		if a.output != outputJSON {
-			a.tell(&one)
+			a.tell(&outcomes[i])
 		}
 	}
 	if a.output == outputJSON {

@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"lockstep/internal/cluster"
@@ -13,9 +14,12 @@ import (
 
 // adoptServer is a node whose brokers hold three topics.
 func adoptServer(t *testing.T, silent map[int32]string) (addr string, asked *[]string) {
+	var mu sync.Mutex // topics are adopted side by side
 	asked = new([]string)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
 		*asked = append(*asked, r.Method+" "+r.URL.RequestURI())
+		mu.Unlock()
 		enc := json.NewEncoder(w)
 		if r.URL.Path == "/foreign" {
 			_ = enc.Encode(cluster.ForeignReport{Silent: silent, Topics: []cluster.ForeignTopic{
@@ -70,6 +74,7 @@ func TestAdoptCommandAdopts(t *testing.T) {
 		!strings.Contains(out, "adopted one: 4 partitions, 90 offsets; as it is on node 2; copied to node 1,3; kept aside on node 5; committed offsets of 7 consumer groups; settings left out: a.b") {
 		t.Errorf("all: exit %d, %v: %s", code, err, out)
 	}
+	slices.Sort(*asked)
 	if want := []string{"GET /foreign", "POST /adopt?topic=one", "POST /adopt?topic=two"}; !slices.Equal(*asked, want) {
 		t.Errorf("asked %q, want %q: neither what is empty nor what is kept aside", *asked, want)
 	}

@@ -51,6 +51,7 @@ func rootCommand() *cobra.Command {
 		bundleCommand(),
 		rebuildCommand(),
 		adoptCommand(),
+		leaveCommand(),
 		recoverCommand(),
 		membersCommand(),
 		transferCommand(),

@@ -68,11 +68,13 @@ type Server struct {
 	http    *http.Server
 	ln      net.Listener
 	done    chan struct{} // closed when Serve has returned; nil before Open
+
+	reaching chan struct{} // held by whoever has the other nodes asked; capacity 1
 }
 
 // New returns a server that does nothing until Open.
 func New(cfg Config, c *cluster.Cluster, n *node.Node, b Broker) *Server {
-	s := &Server{cfg: cfg, cluster: c, node: n, broker: b}
+	s := &Server{cfg: cfg, cluster: c, node: n, broker: b, reaching: make(chan struct{}, 1)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", s.livez)
 	mux.HandleFunc("GET /readyz", s.readyz)
@@ -82,7 +84,9 @@ func New(cfg Config, c *cluster.Cluster, n *node.Node, b Broker) *Server {
 	mux.HandleFunc("GET /partitions", s.partitions)
 	mux.HandleFunc("POST /rebuild", s.rebuild)
 	mux.HandleFunc("GET /foreign", s.foreign)
+	mux.HandleFunc("GET /reach", s.reach)
 	mux.HandleFunc("POST /adopt", s.adopt)
+	mux.HandleFunc("POST /leave", s.leave)
 	s.handleMembers(mux)
 	mux.HandleFunc("GET /goroutines", s.goroutines)
 	mux.HandleFunc("GET /log", s.log)
@@ -179,6 +183,28 @@ func (cs checks) write(w http.ResponseWriter) {
 
 func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, s.cluster.Status())
+}
+
+// reach says whether the other nodes reach this one. They connect to find out,
+// so one is answered after the other, however many ask.
+func (s *Server) reach(w http.ResponseWriter, r *http.Request) {
+	select {
+	case s.reaching <- struct{}{}:
+		defer func() { <-s.reaching }()
+		writeJSON(w, http.StatusOK, s.cluster.Reach(r.Context()))
+	case <-r.Context().Done():
+	}
+}
+
+// leave has every broker told what consumer groups have committed. The answer
+// begins at once, so that the client does not take the node for dead.
+func (s *Server) leave(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusOK)
+	if f, ok := w.(http.Flusher); ok {
+		f.Flush()
+	}
+	_ = json.NewEncoder(w).Encode(s.cluster.Leave(r.Context())) // the client is gone: nobody to tell
 }
 
 // rebuild orders that a topic is made anew on this node's broker.

@@ -76,6 +76,19 @@ func (c *Client) Status(ctx context.Context, addr string) (st cluster.Status, ra
 	return st, raw, nil
 }
 
+// Reach returns whether the other nodes reach the one that is asked.
+func (c *Client) Reach(ctx context.Context, addr string) (map[int32]cluster.PeerReach, error) {
+	out := make(map[int32]cluster.PeerReach)
+	raw, err := c.ask(ctx, addr, "/reach", nil)
+	if err == nil {
+		err = json.Unmarshal(raw, &out)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask %s whether the others reach it: %w", addr, err)
+	}
+	return out, nil
+}
+
 // Partitions returns what a node's state machines hold.
 func (c *Client) Partitions(ctx context.Context, addr string) ([]PartitionInfo, error) {
 	var out []PartitionInfo
@@ -114,6 +127,20 @@ func (c *Client) Rebuild(ctx context.Context, addr, topic string, force bool) er
 		return fmt.Errorf("order a rebuild from %s: %w", addr, err)
 	}
 	return resp.Body.Close()
+}
+
+// Leave has every broker told what consumer groups have committed.
+func (c *Client) Leave(ctx context.Context, addr string) (map[int32]cluster.LeaveReport, error) {
+	out := make(map[int32]cluster.LeaveReport)
+	resp, err := c.do(ctx, http.MethodPost, addr, "/leave", nil)
+	if err == nil {
+		defer resp.Body.Close()
+		err = json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&out)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("have %s tell the brokers what was committed: %w", addr, err)
+	}
+	return out, nil
 }
 
 func digestQuery(topic string, partition int32) url.Values {

@@ -37,12 +37,9 @@ func newest(old, o *fsm.Open) *fsm.Open {
 }
 
 // configure gives the broker's topic the settings that the log says. The name
-// is locked, and the topic is bound. Settings that never changed were given
-// when it was made.
+// is locked, and the topic is bound. Somebody may have changed them past Lockstep
+// since it was made.
 func (t *topics) configure(ctx context.Context, want *fsm.Open) error {
-	if want.Revision == 0 {
-		return nil
-	}
 	t.mu.Lock()
 	s := t.settled[want.Topic]
 	t.mu.Unlock()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"lockstep/fsm"
 	"lockstep/internal/broker"
 )
@@ -70,6 +72,20 @@ func TestConfigReachesTheBroker(t *testing.T) {
 	w.setConfig(1, 4, map[string]string{"retention.ms": "4000000"}, 2)
 	w.brokerSays("retention.ms", "4000000")
 	w.send(tpA, 3)
+	w.settled()
+}
+
+// Settings that were never changed through Lockstep are put right as well when
+// somebody changed them past it.
+func TestConfigOfATopicAsItWasMade(t *testing.T) {
+	w := oldTopic(t)
+	if err := w.local.AlterConfig(t.Context(), kmsg.ConfigResourceTypeTopic, "a", map[string]*string{"compression.type": kmsg.StringPtr("gzip")}); err != nil {
+		t.Fatal(err)
+	}
+	w.brokerSays("compression.type", "gzip")
+	w.stop()
+	w.start()
+	w.brokerSays("compression.type", "producer")
 	w.settled()
 }
 

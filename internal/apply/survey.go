@@ -57,16 +57,31 @@ func (t *ForeignTopic) Empty() bool {
 // Foreign lists the broker's topics that are not bound to one of the catalog's,
 // Kafka's internal ones aside, by name.
 func (s *Surveyor) Foreign(ctx context.Context) ([]ForeignTopic, error) {
-	infos, err := s.b.Topics(ctx)
+	return listTopics(ctx, s.b, s.bound)
+}
+
+// Listed is a broker whose topics can be listed.
+type Listed interface {
+	Topics(ctx context.Context) ([]broker.TopicInfo, error)
+	LogEnds(ctx context.Context, topic string, partitions int32) (starts, ends map[int32]int64, err error)
+}
+
+// AllTopics lists every topic of a broker that no node stood in front of yet.
+func AllTopics(ctx context.Context, b Listed) ([]ForeignTopic, error) {
+	return listTopics(ctx, b, func([16]byte) bool { return false })
+}
+
+func listTopics(ctx context.Context, b Listed, ours func(uuid [16]byte) bool) ([]ForeignTopic, error) {
+	infos, err := b.Topics(ctx)
 	if err != nil {
 		return nil, err
 	}
 	out := []ForeignTopic{}
 	for _, info := range infos {
-		if info.Internal || s.bound(info.UUID) {
+		if info.Internal || ours(info.UUID) {
 			continue
 		}
-		t, err := s.bounds(ctx, info)
+		t, err := bounds(ctx, b, info)
 		if err != nil {
 			return nil, err
 		}
@@ -84,7 +99,7 @@ func (s *Surveyor) Named(ctx context.Context, name string) (*ForeignTopic, error
 	if err != nil || info.Internal || s.bound(info.UUID) {
 		return nil, err
 	}
-	return s.bounds(ctx, info)
+	return bounds(ctx, s.b, info)
 }
 
 // bound says whether a topic of the broker is, or was, one of the catalog's.
@@ -100,9 +115,9 @@ func (s *Surveyor) bound(uuid [16]byte) bool {
 	return false
 }
 
-func (s *Surveyor) bounds(ctx context.Context, info broker.TopicInfo) (*ForeignTopic, error) {
+func bounds(ctx context.Context, b Listed, info broker.TopicInfo) (*ForeignTopic, error) {
 	t := &ForeignTopic{Name: info.Name, UUID: hex.EncodeToString(info.UUID[:])}
-	starts, ends, err := s.b.LogEnds(ctx, info.Name, info.Partitions)
+	starts, ends, err := b.LogEnds(ctx, info.Name, info.Partitions)
 	if err != nil {
 		return nil, err
 	}

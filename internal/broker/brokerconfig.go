@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -230,22 +231,9 @@ func (a *Admin) DescribeConfig(ctx context.Context, kind kmsg.ConfigResourceType
 
 // eachConfig calls fn for every setting of a resource.
 func (a *Admin) eachConfig(ctx context.Context, kind kmsg.ConfigResourceType, name string, fn func(*kmsg.DescribeConfigsResponseResourceConfig)) error {
-	resp, err := a.caller.call(ctx, true, func(v versions) (kmsg.Request, error) {
-		version, err := v.pick(kmsg.DescribeConfigs, 0, maxDescribeConfigsVersion)
-		req := kmsg.NewPtrDescribeConfigsRequest()
-		req.Version = version
-		r := kmsg.NewDescribeConfigsRequestResource()
-		r.ResourceType, r.ResourceName = kind, name
-		req.Resources = append(req.Resources, r)
-		return req, err
-	})
-	if err != nil {
-		return err
-	}
-	for _, r := range resp.(*kmsg.DescribeConfigsResponse).Resources {
-		if r.ResourceType != kind || r.ResourceName != name {
-			continue
-		}
+	found := false
+	err := a.describeConfigs(ctx, kind, []string{name}, nil, func(r *kmsg.DescribeConfigsResponseResource) error {
+		found = true
 		if err := codeError(r.ErrorCode, r.ErrorMessage); err != nil {
 			return err
 		}
@@ -253,6 +241,68 @@ func (a *Admin) eachConfig(ctx context.Context, kind kmsg.ConfigResourceType, na
 			fn(&r.Configs[i])
 		}
 		return nil
+	})
+	if err == nil && !found {
+		err = fmt.Errorf("%w: DescribeConfigs without the resource", ErrMalformed)
 	}
-	return fmt.Errorf("%w: DescribeConfigs without the resource", ErrMalformed)
+	return err
+}
+
+// configsAtOnce is of how many topics one request asks for settings.
+const configsAtOnce = 500
+
+// TopicSettings returns settings of topics as they are in effect, those named
+// only. Topics that are deleted meanwhile are left out.
+func (a *Admin) TopicSettings(ctx context.Context, topics, settings []string) (map[string]map[string]string, error) {
+	out := make(map[string]map[string]string, len(topics))
+	for part := range slices.Chunk(topics, configsAtOnce) {
+		err := a.describeConfigs(ctx, kmsg.ConfigResourceTypeTopic, part, settings, func(r *kmsg.DescribeConfigsResponseResource) error {
+			if r.ErrorCode == kerr.UnknownTopicOrPartition.Code {
+				return nil
+			}
+			if err := codeError(r.ErrorCode, r.ErrorMessage); err != nil {
+				return fmt.Errorf("topic %s: %w", r.ResourceName, err)
+			}
+			values := make(map[string]string)
+			for _, c := range r.Configs {
+				if c.Value != nil {
+					values[c.Name] = *c.Value
+				}
+			}
+			out[r.ResourceName] = values
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read topics' settings: %w", err)
+		}
+	}
+	return out, nil
+}
+
+// describeConfigs calls fn for every resource of those named; settings nil: all.
+func (a *Admin) describeConfigs(ctx context.Context, kind kmsg.ConfigResourceType, names, settings []string, fn func(*kmsg.DescribeConfigsResponseResource) error) error {
+	resp, err := a.caller.call(ctx, true, func(v versions) (kmsg.Request, error) {
+		version, err := v.pick(kmsg.DescribeConfigs, 0, maxDescribeConfigsVersion)
+		req := kmsg.NewPtrDescribeConfigsRequest()
+		req.Version = version
+		for _, name := range names {
+			r := kmsg.NewDescribeConfigsRequestResource()
+			r.ResourceType, r.ResourceName, r.ConfigNames = kind, name, settings
+			req.Resources = append(req.Resources, r)
+		}
+		return req, err
+	})
+	if err != nil {
+		return err
+	}
+	list := resp.(*kmsg.DescribeConfigsResponse).Resources
+	for i := range list {
+		if list[i].ResourceType != kind || !slices.Contains(names, list[i].ResourceName) {
+			continue
+		}
+		if err := fn(&list[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }

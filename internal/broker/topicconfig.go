@@ -29,6 +29,8 @@ var permissive = []setting{
 	// Kafka 4.0 lowered the default of after.max.ms to one hour (KIP-1030).
 	{"message.timestamp.before.max.ms", []string{forever}},
 	{"message.timestamp.after.max.ms", []string{forever}},
+	// A topic that is adopted may ask for more; the broker has no other.
+	{"min.insync.replicas", []string{"1"}},
 	// Random jitter would make segment boundaries differ between brokers.
 	{"segment.jitter.ms", []string{"0"}},
 }

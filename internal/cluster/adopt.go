@@ -189,6 +189,18 @@ func (c *Cluster) Foreign(ctx context.Context) (*ForeignReport, error) {
 	ctx, cancel := context.WithTimeout(ctx, foreignTimeout)
 	defer cancel()
 	held, silent := c.askAll(ctx, surveyQuery{})
+	out := &ForeignReport{Topics: CompareForeign(held), Silent: silent}
+	for i := range out.Topics {
+		if f := &out.Topics[i]; c.catalogTopic(f.Name) != nil {
+			f.State = CopyAside
+		}
+	}
+	return out, nil
+}
+
+// CompareForeign says of every topic that brokers hold, by node, who has it and
+// what the copies are to each other.
+func CompareForeign(held map[int32][]apply.ForeignTopic) []ForeignTopic {
 	by := make(map[string]*ForeignTopic)
 	for _, id := range slices.Sorted(maps.Keys(held)) {
 		for _, t := range held[id] {
@@ -200,16 +212,13 @@ func (c *Cluster) Foreign(ctx context.Context) (*ForeignReport, error) {
 			f.Copies = append(f.Copies, copyOf(id, t))
 		}
 	}
-	out := &ForeignReport{Topics: []ForeignTopic{}, Silent: silent}
+	out := []ForeignTopic{}
 	for _, name := range slices.Sorted(maps.Keys(by)) {
 		f := by[name]
 		f.State = relation(f.Copies)
-		if c.catalogTopic(name) != nil {
-			f.State = CopyAside
-		}
-		out.Topics = append(out.Topics, *f)
+		out = append(out, *f)
 	}
-	return out, nil
+	return out
 }
 
 func copyOf(node int32, t apply.ForeignTopic) ForeignCopy {

@@ -97,7 +97,7 @@ type Config struct {
 
 	Logger hclog.Logger
 
-	clock func() time.Time // time.Now, except in tests that suspend the process
+	clock func() time.Time // time.Now, except in tests that suspend the process or set its clock wrong
 	quiet time.Duration    // quietAfter, except in tests that do not wait for it
 
 	adoptEvery time.Duration // adoptEvery, except in tests
@@ -161,6 +161,8 @@ func New(cfg Config, n *node.Node, a Applier) *Cluster {
 	n.Handle(methodReadIndex, c.heardReadIndex)
 	c.handleAdoption()
 	n.Handle(methodTransfer, c.heardTransfer)
+	n.Handle(methodReach, c.heardReach)
+	n.Handle(methodLeave, c.heardLeave)
 	return c
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"lockstep/fsm"
+	"lockstep/internal/broker"
 	"lockstep/proxy"
 )
 
@@ -21,6 +22,9 @@ type GroupBroker interface {
 	// were. They hear of it when they next ask for something, and join anew.
 	// It is an error if the broker cannot say yet who is in a group.
 	EvictMembers(ctx context.Context, groups []string) (int, error)
+	// CommitOffsets commits for a group without members; broker.ErrGroupOccupied
+	// if it has any. Partitions that the broker does not have are counted.
+	CommitOffsets(ctx context.Context, group string, offsets []broker.TopicOffset) (missing int, err error)
 }
 
 const (

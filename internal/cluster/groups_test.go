@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"lockstep/fsm"
+	"lockstep/internal/broker"
 	"lockstep/internal/watch"
 	"lockstep/proxy"
 )
@@ -21,6 +22,20 @@ type fakeGroupBroker struct {
 	err      error
 	evicted  []string
 	asked    watch.Index
+	told     map[string][]broker.TopicOffset
+}
+
+func (b *fakeGroupBroker) CommitOffsets(_ context.Context, group string, offsets []broker.TopicOffset) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err != nil {
+		return 0, b.err
+	}
+	if b.told == nil {
+		b.told = make(map[string][]broker.TopicOffset)
+	}
+	b.told[group] = offsets
+	return 0, nil
 }
 
 func (b *fakeGroupBroker) OccupiedGroups(context.Context) ([]string, error) {

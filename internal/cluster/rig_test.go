@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -199,6 +200,7 @@ type rig struct {
 	peers   map[int32]string
 	edit    func(*Config)
 	members map[int32]*member
+	clients map[int32]string // what a node advertises, if not a port that nobody minds
 }
 
 var hosts atomic.Uint32
@@ -260,7 +262,7 @@ func (r *rig) newNode(id int32) *node.Node {
 		Timing: node.Timing{HeartbeatTimeout: 500 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond,
 			LeaseTimeout: 500 * time.Millisecond, CommitTimeout: 20 * time.Millisecond,
 			StoreTimeout: 20 * time.Second, JoinGrace: 500 * time.Millisecond},
-		Self:   fsm.CatalogNode{Rack: rackOf(id), Raft: r.peers[id], Listeners: map[string]string{"PLAINTEXT": fmt.Sprintf("localhost:%d", 9091+id)}},
+		Self:   fsm.CatalogNode{Rack: rackOf(id), Raft: r.peers[id], Listeners: map[string]string{"PLAINTEXT": cmp.Or(r.clients[id], fmt.Sprintf("localhost:%d", 9091+id))}},
 		Logger: log})
 	if err := n.Init(); err != nil {
 		r.t.Fatal(err)

@@ -1,8 +1,10 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -17,6 +19,10 @@ type Broker interface {
 	Nodes(ctx context.Context) (map[int32]string, error)
 	// Settings are a broker's own.
 	Settings(ctx context.Context, node int32) (map[string]string, error)
+	// TopicSettings are those in effect for topics, as far as they are named.
+	TopicSettings(ctx context.Context, topics, settings []string) (map[string]map[string]string, error)
+	// OwnQuotas are those that bear on the connections of a user, by key.
+	OwnQuotas(ctx context.Context, user string) (map[string]float64, error)
 }
 
 // setting is one of the broker's that Lockstep, or its clients, depend on.
@@ -25,6 +31,8 @@ type setting struct {
 	bad  func(value string) bool
 	Finding
 }
+
+func isNot(want string) func(string) bool { return func(v string) bool { return v != want } }
 
 func is(want string) func(string) bool { return func(v string) bool { return v == want } }
 
@@ -46,8 +54,23 @@ func settings(maxMessage int64) []setting {
 			Why: "topics can neither be deleted nor made anew from the others' copies", Next: fmt.Sprintf(file, "delete.topic.enable=true")}},
 		{"offsets.topic.replication.factor", above(1), Finding{Severity: Error,
 			Why: "a broker alone cannot make its __consumer_offsets, and consumer groups wait for ever", Next: fmt.Sprintf(file, "offsets.topic.replication.factor=1")}},
+		{"transaction.state.log.replication.factor", above(1), Finding{Severity: Warning,
+			Why: "a broker alone cannot make its __transaction_state, and keeps trying when a transactional producer asks for it", Next: fmt.Sprintf(file, "transaction.state.log.replication.factor=1")}},
 		{"min.insync.replicas", above(1), Finding{Severity: Error,
-			Why: "a broker alone refuses every write with acks=all", Next: fmt.Sprintf(file, "min.insync.replicas=1")}},
+			Why: "a broker alone refuses every write with acks=all, its own __consumer_offsets included", Next: fmt.Sprintf(file, "min.insync.replicas=1")}},
+		{"log.segment.bytes", below(maxMessage), Finding{Severity: Error,
+			Why:  "a batch larger than a segment is refused, though it is committed",
+			Next: fmt.Sprintf(file, "log.segment.bytes=1073741824") + ", or lower raft.max_entry_bytes on all nodes"}},
+		{"log.message.timestamp.type", isNot("CreateTime"), Finding{Severity: Warning,
+			Why:  "the broker gives records its own times; topics written so cannot be adopted, and lockstep's own are written anew as soon as they lose their setting",
+			Next: fmt.Sprintf(file, "log.message.timestamp.type=CreateTime")}},
+		{"compression.type", isNot("producer"), Finding{Severity: Warning,
+			Why:  "the broker writes batches anew in topics without a setting of their own; the copies of one that loses it differ and are quarantined",
+			Next: fmt.Sprintf(file, "compression.type=producer")}},
+		{"create.topic.policy.class.name", isNot(""), Finding{Severity: Warning,
+			Why: "it may refuse the topics that lockstep makes on the broker, which then has no copy of them", Next: "have it let lockstep's user pass, or take it out of the broker's configuration file and restart it"}},
+		{"alter.config.policy.class.name", isNot(""), Finding{Severity: Warning,
+			Why: "it may refuse the settings without which the broker rewrites or refuses what was committed", Next: "have it let lockstep's user pass, or take it out of the broker's configuration file and restart it"}},
 		{"socket.request.max.bytes", below(maxMessage + 1<<20), Finding{Severity: Error,
 			Why:  "the largest batch that this node takes does not fit into a request to the broker",
 			Next: fmt.Sprintf(file, "socket.request.max.bytes=104857600") + ", or lower raft.max_entry_bytes on all nodes"}},
@@ -55,8 +78,8 @@ func settings(maxMessage int64) []setting {
 }
 
 // BrokerChecks look at the broker. advertised is where clients reach this node,
-// bootstrap where this node reaches the broker.
-func BrokerChecks(b Broker, bootstrap string, advertised []string, maxMessage int64) []Check {
+// bootstrap where this node reaches the broker, user as whom, if anybody.
+func BrokerChecks(b Broker, bootstrap, user string, advertised []string, maxMessage int64) []Check {
 	return []Check{
 		{"broker", func(ctx context.Context) []Finding {
 			kind, err := b.Describe(ctx)
@@ -67,6 +90,7 @@ func BrokerChecks(b Broker, bootstrap string, advertised []string, maxMessage in
 			return ok("%s answers at %s", kind, bootstrap)
 		}},
 		{"broker's settings", func(ctx context.Context) []Finding { return brokerSettings(ctx, b, maxMessage) }},
+		{"quotas", func(ctx context.Context) []Finding { return quotas(ctx, b, user) }},
 		{"way around the proxy", func(ctx context.Context) []Finding { return bypass(ctx, b, advertised) }},
 	}
 }
@@ -99,6 +123,24 @@ func brokerSettings(ctx context.Context, b Broker, maxMessage int64) (out []Find
 	return out
 }
 
+// quotas says which of the broker's slow down what is written to it for all
+// clients together.
+func quotas(ctx context.Context, b Broker, user string) (out []Finding) {
+	found, err := b.OwnQuotas(ctx, user)
+	if err != nil {
+		return unknown("look at them with kafka-configs --describe --entity-type users, and clients", "the broker does not tell its quotas: %v", err)
+	}
+	for _, key := range slices.Sorted(maps.Keys(found)) {
+		out = append(out, Finding{Severity: Warning, What: fmt.Sprintf("%s is %g for lockstep's own connection", key, found[key]),
+			Why:  "the broker slows down what all clients write together, and the node's log fills up meanwhile",
+			Next: "take the quota away from " + cmp.Or(user, "ANONYMOUS") + ", or let lockstep authenticate as a user without one"})
+	}
+	if out == nil {
+		return ok("none bears on lockstep's own connection")
+	}
+	return out
+}
+
 // bypass says whether clients on other machines could write to the broker
 // itself: what they write there is on one node only, and quarantines the topic.
 func bypass(ctx context.Context, b Broker, advertised []string) []Finding {
@@ -107,15 +149,11 @@ func bypass(ctx context.Context, b Broker, advertised []string) []Finding {
 		return unknown("start the broker, then ask again", "the broker cannot be asked: %v", err)
 	}
 	for _, addr := range nodes {
-		host, _, err := net.SplitHostPort(addr)
-		if err != nil {
-			continue
-		}
 		if slices.Contains(advertised, addr) {
 			return []Finding{{Severity: Error, What: "the broker advertises " + addr + ", which is where clients reach this node",
 				Why: "one of the two does not get its clients", Next: "give the broker's advertised.listeners another port, on loopback"}}
 		}
-		if ip := net.ParseIP(host); strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback() {
+		if local(addr) {
 			continue
 		}
 		return []Finding{{Severity: Warning, What: "the broker advertises " + addr + ", which other machines may reach",
@@ -123,4 +161,11 @@ func bypass(ctx context.Context, b Broker, advertised []string) []Finding {
 			Next: "bind the broker's listeners to loopback, or let a firewall or its ACLs keep others out"}}
 	}
 	return ok("the broker is named to this machine only")
+}
+
+// local says whether an address leads to the machine itself, wherever it is used.
+func local(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	ip := net.ParseIP(host)
+	return err == nil && (strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback())
 }

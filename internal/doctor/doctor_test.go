@@ -16,6 +16,8 @@ import (
 type planted struct {
 	nodes    map[int32]string
 	settings map[string]string
+	topics   map[string]map[string]string
+	quotas   map[string]float64
 	err      error
 }
 
@@ -24,9 +26,21 @@ func (p planted) Nodes(context.Context) (map[int32]string, error) { return p.nod
 func (p planted) Settings(context.Context, int32) (map[string]string, error) {
 	return p.settings, p.err
 }
+func (p planted) TopicSettings(_ context.Context, topics, _ []string) (map[string]map[string]string, error) {
+	out := make(map[string]map[string]string)
+	for _, name := range topics {
+		if have, ok := p.topics[name]; ok {
+			out[name] = have
+		}
+	}
+	return out, p.err
+}
+func (p planted) OwnQuotas(context.Context, string) (map[string]float64, error) {
+	return p.quotas, p.err
+}
 func (p planted) find(t *testing.T) []Finding {
 	t.Helper()
-	return Examine(t.Context(), BrokerChecks(p, "b:1", []string{"here:9092"}, 8<<20))
+	return Examine(t.Context(), BrokerChecks(p, "b:1", "lockstep", []string{"here:9092"}, 8<<20))
 }
 
 // has fails unless something of that severity speaks of part, with a next step.
@@ -34,8 +48,8 @@ func has(t *testing.T, fs []Finding, s Severity, part string) {
 	t.Helper()
 	for _, f := range fs {
 		if f.Severity == s && strings.Contains(f.What, part) {
-			if s != OK && f.Next == "" {
-				t.Errorf("%+v has no next step", f)
+			if s != OK && f.Next == "" || (s == Warning || s == Error) && f.Why == "" {
+				t.Errorf("%+v has no next step, or does not say why", f)
 			}
 			return
 		}
@@ -46,20 +60,26 @@ func has(t *testing.T, fs []Finding, s Severity, part string) {
 func TestBroker(t *testing.T) {
 	t.Parallel()
 	alone := map[int32]string{1: "127.0.0.1:19092"}
-	good := planted{nodes: alone, settings: map[string]string{"auto.create.topics.enable": "false", "offsets.topic.replication.factor": "1", "socket.request.max.bytes": "104857600"}}
+	good := planted{nodes: alone, settings: map[string]string{"auto.create.topics.enable": "false", "offsets.topic.replication.factor": "1", "socket.request.max.bytes": "104857600",
+		"log.segment.bytes": "1073741824", "log.message.timestamp.type": "CreateTime", "compression.type": "producer", "create.topic.policy.class.name": ""}}
 	for _, f := range good.find(t) {
 		if f.Severity != OK {
 			t.Errorf("nothing is wrong: %+v", f)
 		}
 	}
-	for name, want := range map[string]string{"auto.create.topics.enable": "true", "delete.topic.enable": "false",
-		"offsets.topic.replication.factor": "3", "min.insync.replicas": "2", "socket.request.max.bytes": "1048576"} {
-		s := Error
-		if name == "auto.create.topics.enable" {
-			s = Warning
-		}
-		has(t, planted{nodes: alone, settings: map[string]string{name: want}}.find(t), s, name+" is "+want)
+	for name, want := range map[string]struct {
+		value string
+		Severity
+	}{
+		"auto.create.topics.enable": {"true", Warning}, "delete.topic.enable": {"false", Error},
+		"offsets.topic.replication.factor": {"3", Error}, "transaction.state.log.replication.factor": {"3", Warning},
+		"min.insync.replicas": {"2", Error}, "socket.request.max.bytes": {"1048576", Error}, "log.segment.bytes": {"1048576", Error},
+		"log.message.timestamp.type": {"LogAppendTime", Warning}, "compression.type": {"gzip", Warning},
+		"create.topic.policy.class.name": {"com.example.No", Warning}, "alter.config.policy.class.name": {"com.example.No", Warning},
+	} {
+		has(t, planted{nodes: alone, settings: map[string]string{name: want.value}}.find(t), want.Severity, name+" is "+want.value)
 	}
+	has(t, planted{nodes: alone, quotas: map[string]float64{"producer_byte_rate": 1024}}.find(t), Warning, "producer_byte_rate is 1024 for lockstep's own connection")
 	has(t, planted{nodes: map[int32]string{1: "10.0.0.1:9092"}}.find(t), Warning, "other machines")
 	has(t, planted{nodes: map[int32]string{1: "here:9092"}}.find(t), Error, "where clients reach this node")
 	has(t, planted{nodes: map[int32]string{1: "a:1", 2: "b:1"}}.find(t), Error, "cluster of 2")
@@ -123,6 +143,23 @@ func TestNetwork(t *testing.T) {
 	has(t, running(&Running{Problems: []string{"group 1 has no leader"}}, nil, nil), Error, "group 1 has no leader")
 	has(t, running(&Running{Versions: map[int32]string{1: "a", 2: "b"}}, nil, nil), Warning, "2 versions")
 	has(t, running(&Running{Versions: map[int32]string{1: "a", 2: "a"}}, nil, nil), OK, "healthy")
+	has(t, running(&Running{Unasked: "404"}, nil, nil), Unknown, "404")
+}
+
+func TestPeers(t *testing.T) {
+	t.Parallel()
+	peers := func(v PeerView) []Finding {
+		return Examine(t.Context(), []Check{RunningCheck(func(context.Context) (*Running, error) {
+			return &Running{Peers: map[int32]PeerView{2: v, 3: {Dialed: map[string]string{"here:9092": ""}}}}, nil
+		}, nil)})
+	}
+	has(t, peers(PeerView{Dialed: map[string]string{"here:9092": ""}, Clock: 20 * time.Millisecond}), OK, "2 other nodes reach")
+	has(t, peers(PeerView{Dialed: map[string]string{"here:9092": "connection refused"}}), Error, "node 2 does not reach here:9092")
+	has(t, peers(PeerView{Dialed: map[string]string{"127.0.0.1:9092": "connection refused"}}), Warning, "node 2 does not reach 127.0.0.1:9092")
+	has(t, peers(PeerView{Clock: -3 * time.Second}), Warning, "the clock of node 2 is -3s off")
+	has(t, peers(PeerView{Error: "no such method"}), Unknown, "no such method")
+	// What the way took may be all of it.
+	has(t, peers(PeerView{Clock: 3 * time.Second, Within: 3 * time.Second}), OK, "healthy")
 }
 
 // A check that hangs, and does not even look at its context, is not waited for.

@@ -2,18 +2,18 @@ package doctor
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
-	"net/http"
+	"slices"
 	"syscall"
 	"time"
 )
 
 const (
 	dialLimit = 3 * time.Second
-	clockWarn = 5 * time.Second
+	clockWarn = time.Second
 )
 
 // Peer is another node.
@@ -76,8 +76,18 @@ func ReadableTokenCheck(listen string) Check {
 type Running struct {
 	Problems []string
 	Versions map[int32]string // of the nodes that are alive
-	Admin    map[int32]string // the URLs of their admin ports
-	TLS      *tls.Config      // how those with https are asked; nil: as the system trusts
+	Peers    map[int32]PeerView
+	Unasked  string // why the node did not ask its peers
+}
+
+// PeerView is what another node that runs finds when it is asked about this one.
+type PeerView struct {
+	Error string // why it cannot be asked
+	// Dialed are the addresses that this node advertises, to clients and to
+	// nodes: empty if they were reached, or why not.
+	Dialed map[string]string
+	// Clock is how far the clock there is ahead, good to Within.
+	Clock, Within time.Duration
 }
 
 // RunningCheck asks the node, if it runs; where it does not, its ports must be
@@ -103,9 +113,15 @@ func RunningCheck(ask func(ctx context.Context) (*Running, error), ports map[str
 			out = append(out, Finding{Severity: Warning, What: fmt.Sprintf("the nodes run %d versions: %v", len(seen), st.Versions),
 				Why: "an older node stops at the first command that it does not know", Next: "finish the upgrade"})
 		}
-		out = append(out, clocks(ctx, st)...)
+		out = append(out, others(st.Peers)...)
+		if st.Unasked != "" {
+			out = append(out, unknown("upgrade the node", "whether other nodes reach this one is not known: %s", st.Unasked)...)
+		}
 		if out == nil {
-			return ok("it runs, and the cluster is healthy")
+			out = ok("it runs, and the cluster is healthy")
+			if n := len(st.Peers); n > 0 {
+				out = append(out, ok("%d other nodes reach what it advertises; their clocks are within %s", n, clockWarn)...)
+			}
 		}
 		return out
 	}}
@@ -128,30 +144,29 @@ func portsFree(ctx context.Context, ports map[string]string) []Finding {
 	return out
 }
 
-// clocks compares this machine's clock with those of the nodes, by the Date of
-// an answer: good to a second.
-func clocks(ctx context.Context, st *Running) []Finding {
-	var out []Finding
-	client := &http.Client{Timeout: dialLimit, Transport: &http.Transport{TLSClientConfig: st.TLS}}
-	defer client.CloseIdleConnections()
-	for id, url := range st.Admin {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/livez", nil)
-		if err != nil {
+// others says what the other nodes that run find when they try to reach this
+// one, and how their clocks stand.
+func others(views map[int32]PeerView) (out []Finding) {
+	for _, id := range slices.Sorted(maps.Keys(views)) {
+		v := views[id]
+		if v.Error != "" {
+			out = append(out, unknown("look at that node's log; a node of an older version cannot be asked", "node %d does not say whether it reaches this one: %s", id, v.Error)...)
 			continue
 		}
-		begin := time.Now()
-		resp, err := client.Do(req)
-		if err != nil {
-			continue // often bound to loopback; whether it lives is said by status
+		for _, addr := range slices.Sorted(maps.Keys(v.Dialed)) {
+			if why := v.Dialed[addr]; why != "" {
+				f := Finding{Severity: Error, What: fmt.Sprintf("node %d does not reach %s, which this node advertises: %s", id, addr, why),
+					Why:  "clients there, or that node itself, cannot come to this one",
+					Next: "correct advertised_listeners or raft.advertise, the name service, or the firewall between them"}
+				if local(addr) {
+					f.Severity, f.Why = Warning, "only clients on this machine come to such an address, as may be meant"
+				}
+				out = append(out, f)
+			}
 		}
-		_ = resp.Body.Close()
-		there, err := http.ParseTime(resp.Header.Get("Date"))
-		if err != nil {
-			continue
-		}
-		if off := there.Sub(begin.Add(time.Since(begin) / 2)); off.Abs() > clockWarn {
-			out = append(out, Finding{Severity: Warning, What: fmt.Sprintf("the clock of node %d is %s off", id, off.Round(time.Second)),
-				Why: "records are refused whose time lies outside a topic's limits, and logs cannot be compared", Next: "let chrony or ntpd keep the clocks"})
+		if v.Clock.Abs() > clockWarn+v.Within {
+			out = append(out, Finding{Severity: Warning, What: fmt.Sprintf("the clock of node %d is %s off", id, v.Clock.Round(10*time.Millisecond)),
+				Why: "records are refused whose time lies outside a topic's limits, retention deletes at different times, and logs cannot be compared", Next: "let chrony or ntpd keep the clocks"})
 		}
 	}
 	return out
