@@ -121,7 +121,7 @@ func (a *altering) judgeRefused(ctx context.Context) {
 			refused[i] = res.problem
 		}
 	}
-	if len(which) == 0 || !a.r.brokerAuthorizes() {
+	if len(which) == 0 || !a.r.judged {
 		return
 	}
 	a.ask(ctx, which, func(i int) string { return a.resources[i].name }, true)

@@ -60,7 +60,7 @@ func (a access) denied(op int32) (denied, known bool) {
 // error it is to be told: TOPIC_AUTHORIZATION_FAILED, or unsure where the
 // broker does not say. It is called from the connection's reader.
 func (r *request) mayTopics(ctx context.Context, op int32, topics []string, unsure int16) map[string]int16 {
-	if !r.brokerAuthorizes() || len(topics) == 0 {
+	if !r.judged || len(topics) == 0 {
 		return nil
 	}
 	if err := r.learnTopics(ctx, topics); err != nil {
@@ -71,7 +71,7 @@ func (r *request) mayTopics(ctx context.Context, op int32, topics []string, unsu
 
 // hidden is mayTopics for topics about which the broker has been asked.
 func (r *request) hidden(op int32, topics []string, unsure int16) map[string]int16 {
-	if !r.brokerAuthorizes() {
+	if !r.judged {
 		return nil
 	}
 	denied := make(map[string]int16)
@@ -92,7 +92,7 @@ func (r *request) hidden(op int32, topics []string, unsure int16) map[string]int
 // topicOperations is what the client may do with a topic, in Kafka's bits. The
 // broker has been asked.
 func (r *request) topicOperations(name string) int32 {
-	if a, ok := r.c.access[name]; ok && r.brokerAuthorizes() {
+	if a, ok := r.c.access[name]; ok && r.judged {
 		return a.ops
 	}
 	return topicOperations
@@ -113,7 +113,7 @@ func (r *request) silence(err error) error {
 // clusterAccess is what the client may do with the cluster, in Kafka's bits. Who
 // may not describe it is told 0.
 func (r *request) clusterAccess(ctx context.Context) (int32, error) {
-	if !r.brokerAuthorizes() {
+	if !r.judged {
 		return clusterOperations, nil
 	}
 	if time.Now().Before(r.c.cluster.until) {
@@ -187,23 +187,29 @@ func (r *request) sendAway(silent error) error {
 // errSentAway is the cause when a client is to look for another node.
 var errSentAway = errors.New("the client shall ask another node")
 
-// askRights is query for what the broker can say at once. Behind other requests of
-// the connection, a long poll among them, the answer takes its time.
+// askRights is query for what the broker can say at once. Behind other requests that
+// wait for the broker, a long poll among them, the answer takes its time, and with
+// a poll that is ended because leadership moved, the connection to the broker is
+// ended under the question, which is asked once more.
 func askRights[T kmsg.Response](ctx context.Context, r *request, req kmsg.Request) (T, error) {
 	wait := r.c.srv.cfg.Limits.UpstreamTimeout
-	if r.c.inFlight.Load() <= 1 {
+	if !r.c.up.busy() {
 		wait = min(wait, accessWait)
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	return query[T](ctx, r, req)
+	resp, err := query[T](ctx, r, req)
+	if errors.Is(err, errLeadershipLost) && ctx.Err() == nil {
+		resp, err = query[T](ctx, r, req)
+	}
+	return resp, err
 }
 
 // mayCreate returns why the client may not create topics of those names, for
 // each that it may not. The broker judges a request that only validates: it
 // looks at the cluster's rights and at the topic's (and at create.topic.policy).
 func (r *request) mayCreate(ctx context.Context, topics []string) map[string]*KafkaError {
-	if !r.brokerAuthorizes() || len(topics) == 0 {
+	if !r.judged || len(topics) == 0 {
 		return nil
 	}
 	req := kmsg.NewPtrCreateTopicsRequest()
@@ -262,8 +268,9 @@ var authorizationCodes = map[int16]bool{
 	kerr.ClusterAuthorizationFailed.Code: true,
 }
 
-func (r *request) brokerAuthorizes() bool {
-	may := r.c.srv.cfg.BrokerAuthorizes
+// brokerAuthorizes says whether the broker may have an authorizer.
+func (s *Server) brokerAuthorizes() bool {
+	may := s.cfg.BrokerAuthorizes
 	return may == nil || may()
 }
 
@@ -287,7 +294,7 @@ func deniedOr(denied, wrong int16) int16 {
 // learnTopics asks the broker about those topics of which it has not said lately
 // what the client may do with them.
 func (r *request) learnTopics(ctx context.Context, topics []string) error {
-	if !r.brokerAuthorizes() {
+	if !r.judged {
 		return nil
 	}
 	now := time.Now()

@@ -77,6 +77,7 @@ type conn struct {
 	budget   *budget    // this connection's request bytes
 	up       *upstream
 	letIn    bool                     // the broker answers this client; owned by the reader
+	shown    bool                     // it was told of topics; owned by the reader
 	access   map[string]access        // what the broker said that the client may do with topics; owned by the reader
 	cluster  access                   // the same with the cluster; owned by the reader
 	sentAway map[TopicPartition]int64 // fetch offset with which the client was sent to a follower; owned by the reader

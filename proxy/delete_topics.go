@@ -26,7 +26,7 @@ func handleDeleteTopics(r *request) error {
 	ctx, cancel := r.adminContext(req.TimeoutMillis)
 	defer cancel()
 	hidden := r.mayTopics(ctx, opDescribe, req.TopicNames, kerr.NotController.Code)
-	denied := r.mayTopics(ctx, opDelete, req.TopicNames, kerr.NotController.Code)
+	denied := r.hidden(opDelete, req.TopicNames, kerr.NotController.Code)
 	r.eachTopic(len(req.TopicNames), func(i int) {
 		name := req.TopicNames[i]
 		rt := kmsg.NewDeleteTopicsResponseTopic()

@@ -96,7 +96,7 @@ func handleDescribeConfigs(r *request) error {
 // mayDescribeBrokers says why the client may not describe the settings of brokers,
 // or nil. The broker is asked for none of those that all brokers have in common.
 func (r *request) mayDescribeBrokers() (*KafkaError, error) {
-	if !r.brokerAuthorizes() {
+	if !r.judged {
 		return nil, nil
 	}
 	req := kmsg.NewPtrDescribeConfigsRequest()

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -122,6 +123,10 @@ func query[T kmsg.Response](ctx context.Context, r *request, req kmsg.Request) (
 		return o.resp, o.err
 	case <-ctx.Done():
 		var none T
-		return none, context.Cause(ctx)
+		err := context.Cause(ctx)
+		if errors.Is(err, context.DeadlineExceeded) && r.c.ctx.Err() == nil {
+			err = fmt.Errorf("%w: no answer in time", errUpstreamLost)
+		}
+		return none, err
 	}
 }

@@ -50,7 +50,7 @@ func (r *request) mayFindGroups(req *kmsg.FindCoordinatorRequest) (map[string]*K
 	if r.h.Version < 4 {
 		keys = []string{req.CoordinatorKey}
 	}
-	if !r.brokerAuthorizes() || req.CoordinatorType != coordinatorGroup || len(keys) == 0 {
+	if !r.judged || req.CoordinatorType != coordinatorGroup || len(keys) == 0 {
 		return nil, nil
 	}
 	denied := make(map[string]*KafkaError, len(keys))

@@ -68,7 +68,7 @@ func handleInitProducerID(r *request) error {
 // nobody's. It is not asked about transactional ids, for they are refused, but for
 // the empty one, which names no transaction.
 func (r *request) mayInitProducerID(req *kmsg.InitProducerIDRequest) (int16, error) {
-	if !r.brokerAuthorizes() || req.TransactionalID != nil && *req.TransactionalID != "" {
+	if !r.judged || req.TransactionalID != nil && *req.TransactionalID != "" {
 		return 0, nil
 	}
 	ask := kmsg.NewPtrInitProducerIDRequest()
@@ -78,9 +78,8 @@ func (r *request) mayInitProducerID(req *kmsg.InitProducerIDRequest) (int16, err
 	if err != nil {
 		return 0, r.silence(err)
 	}
-	switch resp.ErrorCode {
-	case kerr.CoordinatorLoadInProgress.Code, kerr.CoordinatorNotAvailable.Code, kerr.NotCoordinator.Code:
-		return 0, nil // it may, and the broker has no ids yet
+	if authorizationCodes[resp.ErrorCode] || resp.ErrorCode == kerr.InvalidRequest.Code {
+		return resp.ErrorCode, nil
 	}
-	return resp.ErrorCode, nil
+	return 0, nil // it may; that the broker has no ids of its own is nothing to the client
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -37,12 +38,20 @@ func handleMetadata(r *request) error {
 	err = r.learnTopics(r.c.ctx, names)
 	silent := r.silence(err)
 	switch {
-	case silent != nil && all:
+	case silent != nil && (all || r.c.shown || !upstreamFault(silent)):
+		// Topics that the client knows keep their leaders in its memory if it is
+		// not answered, and it asks another node; told LEADER_NOT_AVAILABLE it
+		// would forget them. Who has been told nothing yet must be answered: some
+		// clients take that for a broker that is none.
 		return r.c.srv.unanswered(r, silent)
 	case silent == nil && err != nil:
 		unsure = 0
 	}
+	r.c.shown = r.c.shown || err == nil && len(names) > 0
 	hidden := r.hidden(opDescribe, names, unsure)
+	if all && unsure != 0 && slices.ContainsFunc(names, func(name string) bool { return hidden[name] == unsure }) {
+		return r.c.srv.unanswered(r, fmt.Errorf("%w: not what the client may do with a topic", errUpstreamGarbage))
+	}
 	// Before version 4 there was no way to say no.
 	created := map[string]error{}
 	if !all && v.CatalogReady && r.c.srv.cfg.Topics.AutoCreate && (r.h.Version < 4 || req.AllowAutoTopicCreation) {

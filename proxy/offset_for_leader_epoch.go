@@ -59,7 +59,7 @@ func handleOffsetForLeaderEpoch(r *request) error {
 // ask about. The broker is sent the request itself, for besides DESCRIBE on the
 // topics there is CLUSTER_ACTION on the cluster, which asks about all.
 func (r *request) mayAskEpochs(ctx context.Context, req *kmsg.OffsetForLeaderEpochRequest) func(topic string) (code int16, denied bool) {
-	if !r.brokerAuthorizes() || len(req.Topics) == 0 {
+	if !r.judged || len(req.Topics) == 0 {
 		return func(string) (int16, bool) { return 0, false }
 	}
 	ask := *req

@@ -179,7 +179,7 @@ func (c *conn) dispatch(frame []byte, s *slot) error {
 	case err != nil:
 		return &violation{"request header is malformed", err}
 	}
-	r := &request{c: c, h: h, frame: frame, body: body, slot: s}
+	r := &request{c: c, h: h, frame: frame, body: body, slot: s, judged: c.srv.brokerAuthorizes()}
 	api, ok := kafkawire.Lookup(h.Key)
 	if !ok {
 		return &violation{"API is not served", fmt.Errorf("%s (key %d)", kmsg.NameForKey(h.Key), h.Key)}

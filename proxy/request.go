@@ -21,6 +21,10 @@ type request struct {
 	frame []byte // the whole request without its length; ours to overwrite
 	body  []byte // the frame after its header
 	slot  *slot
+
+	// judged says that the broker is asked what the client may do. It is fixed
+	// when the request comes: a broker may say otherwise meanwhile.
+	judged bool
 }
 
 // handler serves one API.

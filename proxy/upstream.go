@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -93,6 +94,19 @@ func (u *upstream) send(ctx context.Context, c *call) {
 	if err != nil {
 		c.done(nil, nil, err)
 	}
+}
+
+// busy says whether the client waits for something from the broker.
+func (u *upstream) busy() bool {
+	u.mu.Lock()
+	l := u.current
+	u.mu.Unlock()
+	if l == nil {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.pending, func(c *call) bool { return !c.question })
 }
 
 // link returns the live connection, dialling it if there is none.

@@ -165,7 +165,7 @@ func TestDoctorOfAdminTLS(t *testing.T) {
 		{"a key for an authority", []string{"admin.tls.cert_file=" + cert, "admin.tls.key_file=" + key, "admin.tls.ca_file=" + key}, "certificate of admin.tls.ca_file"},
 		{"an authority of its own", []string{"admin.tls.cert_file=" + cert, "admin.tls.key_file=" + key, "admin.tls.ca_file=" + cert}, "ok authority of admin.tls"},
 		{"an authority of the nodes, too", []string{"admin.tls.cert_file=" + cert, "admin.tls.key_file=" + key, "admin.tls.ca_file=" + cert,
-			"raft.tls.cert_file=" + cert, "raft.tls.key_file=" + key, "raft.tls.ca_file=" + cert}, "admin.tls.ca_file and raft.tls.ca_file are the same authority"},
+			"raft.tls.cert_file=" + cert, "raft.tls.key_file=" + key, "raft.tls.ca_file=" + cert}, "admin.tls.ca_file and raft.tls.ca_file share an authority"},
 		{"readable token", []string{"admin.listen=0.0.0.0:" + strings.Split(loopback(ports[2]), ":")[1], "admin.token_file=" + token}, "speaks plain HTTP"},
 	} {
 		cfg, err := configs.Load("", append([]string{"node.id=1", "cluster.id=t", "data_dir=" + t.TempDir(), "listeners=PLAINTEXT://" + loopback(ports[0]),

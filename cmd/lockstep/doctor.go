@@ -123,7 +123,7 @@ func doctorChecks(cfg configs.Config, l *topicLister) []doctor.Check {
 		checks = append(checks, doctor.CertificateCheck("admin.tls", t.CertFile))
 		if t.CAFile != "" {
 			checks = append(checks, doctor.CertificateCheck("admin.tls.ca_file", t.CAFile),
-				doctor.SharedAuthorityCheck(t.CAFile, map[string]string{"ssl.ca_file": cfg.SSL.CAFile, "raft.tls.ca_file": cfg.Raft.TLS.CAFile}))
+				doctor.SharedAuthorityCheck(t.CAFile, map[string]string{"ssl.ca_file": cfg.SSL.CAFile, "raft.tls.ca_file": cfg.Raft.TLS.CAFile, "broker.ssl.ca_file": cfg.Broker.SSL.CAFile}))
 		}
 	}
 	if cfg.Admin.ReadableToken() {

@@ -25,6 +25,13 @@ var errNotWell = errors.New("the broker does not answer its health check")
 // coordinate consumer groups.
 const groupsTimeout = 2 * time.Minute
 
+// A broker that did not say what it is is asked again after greetAgain, and twice
+// as late each time up to greetAgainMost.
+const (
+	greetAgain     = time.Second
+	greetAgainMost = time.Minute
+)
+
 // localBroker puts the parts of internal/broker together as the applier and
 // the cluster want them.
 type localBroker struct {
@@ -41,7 +48,7 @@ type localBroker struct {
 	apis [][3]int16 // what the broker offers, as it last said
 
 	open   atomic.Bool // the broker said that it has no authorizer
-	judges atomic.Bool // it said that it has one, or does not say
+	judges atomic.Bool // it said that it has one, or that it does not tell us
 }
 
 var _ apply.Broker = (*localBroker)(nil)
@@ -76,12 +83,28 @@ func (b *localBroker) Close() error {
 }
 
 // watch asks the broker what it offers, and for settings that suit us, each
-// time it comes up.
+// time it comes up, and again while it has not said yet: Kafka serves before it
+// knows itself.
 func (b *localBroker) watch(ctx context.Context) {
+	wait := time.Duration(0) // 0: it has not been greeted since it came up
 	for {
 		changed := b.health.Changed()
-		if s := b.health.State(); s.Up {
-			b.greet(ctx)
+		var again <-chan time.Time
+		if b.health.State().Up {
+			if wait == 0 {
+				b.open.Store(false) // it may be configured otherwise since it was last up
+			}
+			err := b.learn(ctx)
+			if wait == 0 {
+				if err != nil {
+					b.log.Warn("the broker does not say yet what it offers and whether it has an authorizer: it is asked again, and until then about every client", "error", err)
+				}
+				b.prepare(ctx)
+			}
+			wait = min(max(2*wait, greetAgain), greetAgainMost)
+			if err != nil {
+				again = time.After(wait)
+			}
 		} else {
 			// One that hangs would be waited for as long as a request may
 			// take, though new ones work again.
@@ -89,17 +112,19 @@ func (b *localBroker) watch(ctx context.Context) {
 		}
 		select {
 		case <-changed:
+			wait = 0
+		case <-again:
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func (b *localBroker) greet(ctx context.Context) {
+// learn asks the broker which APIs it offers and whether it has an authorizer.
+func (b *localBroker) learn(ctx context.Context) error {
 	keys, err := b.ApiVersions(ctx)
 	if err != nil {
-		b.log.Warn("the broker does not say which APIs it offers", "error", err)
-		return
+		return fmt.Errorf("ask which APIs it offers: %w", err)
 	}
 	apis := make([][3]int16, 0, len(keys))
 	for _, k := range keys {
@@ -108,6 +133,24 @@ func (b *localBroker) greet(ctx context.Context) {
 	b.mu.Lock()
 	b.apis = apis
 	b.mu.Unlock()
+	name, err := b.Authorizer(ctx)
+	var refused *broker.CodeError
+	switch {
+	case err == nil:
+		b.judges.Store(name != "")
+		b.open.Store(name == "")
+	case errors.As(err, &refused):
+		b.log.Warn("the broker does not let lockstep see whether it has an authorizer: it is asked about every client", "error", err)
+		b.judges.Store(true)
+		b.open.Store(false)
+	default:
+		return fmt.Errorf("ask whether it has an authorizer: %w", err)
+	}
+	return nil
+}
+
+// prepare readies a broker that came up.
+func (b *localBroker) prepare(ctx context.Context) {
 	b.wg.Add(1)
 	go func() { // a slow broker takes seconds to create __consumer_offsets
 		defer b.wg.Done()
@@ -118,14 +161,6 @@ func (b *localBroker) greet(ctx context.Context) {
 				"next", "check offsets.topic.replication.factor=1 in its configuration file")
 		}
 	}()
-	if name, err := b.Authorizer(ctx); err != nil {
-		b.log.Warn("the broker does not say whether it has an authorizer: it is asked about every client", "error", err)
-		b.open.Store(false)
-		b.judges.Store(true)
-	} else {
-		b.open.Store(name == "")
-		b.judges.Store(name != "")
-	}
 	warnings, err := b.SetBrokerDefaults(ctx)
 	if err != nil {
 		b.log.Warn("cannot set the broker's defaults", "error", err)

@@ -70,11 +70,12 @@ type Server struct {
 	done    chan struct{} // closed when Serve has returned; nil before Open
 
 	reaching chan struct{} // held by whoever has the other nodes asked; capacity 1
+	logging  chan struct{} // held by whoever reads the log
 }
 
 // New returns a server that does nothing until Open.
 func New(cfg Config, c *cluster.Cluster, n *node.Node, b Broker) *Server {
-	s := &Server{cfg: cfg, cluster: c, node: n, broker: b, reaching: make(chan struct{}, 1)}
+	s := &Server{cfg: cfg, cluster: c, node: n, broker: b, reaching: make(chan struct{}, 1), logging: make(chan struct{}, logReaders)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", s.livez)
 	mux.HandleFunc("GET /readyz", s.readyz)
@@ -91,7 +92,7 @@ func New(cfg Config, c *cluster.Cluster, n *node.Node, b Broker) *Server {
 	mux.HandleFunc("GET /goroutines", s.goroutines)
 	mux.HandleFunc("GET /log", s.log)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(newRegistry(c, cfg), promhttp.HandlerOpts{}))
-	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
 	if cfg.TLS != nil {
 		s.http.ErrorLog = log.New(&complaints{log: cfg.Logger}, "", 0)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/pprof"
+	"time"
 )
 
 // goroutines answers what this process is doing: one stack for each group of
@@ -14,8 +15,22 @@ func (s *Server) goroutines(w http.ResponseWriter, _ *http.Request) {
 	_ = pprof.Lookup("goroutine").WriteTo(w, 1) // the client is gone: nobody to tell
 }
 
+// logReaders is how many read the log at a time, each of a copy, and logPatience
+// how long one of them may take.
+const (
+	logReaders  = 4
+	logPatience = 30 * time.Second
+)
+
 // log answers the newest lines of this process's log.
-func (s *Server) log(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) log(w http.ResponseWriter, r *http.Request) {
+	select {
+	case s.logging <- struct{}{}:
+		defer func() { <-s.logging }()
+	case <-r.Context().Done():
+		return
+	}
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(logPatience)) // it can, but in tests
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = w.Write(s.cfg.Log()) // the client is gone: nobody to tell
 }

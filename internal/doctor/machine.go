@@ -1,11 +1,11 @@
 package doctor
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -141,18 +141,35 @@ func LimitChecks(connections int, budget int64) []Check {
 // whoever also signs others: file is of the first, others are by their key.
 func SharedAuthorityCheck(file string, others map[string]string) Check {
 	return Check{"authority of admin.tls", func(context.Context) []Finding {
-		own, err := os.ReadFile(file)
-		if err != nil {
+		own := certificatesIn(file)
+		if len(own) == 0 {
 			return nil // said by the check of the file itself
 		}
-		for key, name := range others {
-			if other, err := os.ReadFile(name); err == nil && bytes.Equal(own, other) {
-				return []Finding{{Severity: Warning, What: "admin.tls.ca_file and " + key + " are the same authority",
+		for _, key := range slices.Sorted(maps.Keys(others)) {
+			if slices.ContainsFunc(certificatesIn(others[key]), func(c string) bool { return slices.Contains(own, c) }) {
+				return []Finding{{Severity: Warning, What: "admin.tls.ca_file and " + key + " share an authority",
 					Why: "whoever has a certificate of it can change the cluster", Next: "give operators an authority of their own"}}
 			}
 		}
 		return ok("it signs nobody else")
 	}}
+}
+
+// certificatesIn returns the certificates of a PEM file, none if it cannot be read.
+func certificatesIn(file string) (out []string) {
+	rest, err := os.ReadFile(file)
+	if err != nil {
+		return nil
+	}
+	for {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return out
+		}
+		if block.Type == "CERTIFICATE" {
+			out = append(out, string(block.Bytes))
+		}
+	}
 }
 
 // CertificateCheck looks at a PEM file's first certificate.
