@@ -7,6 +7,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"lockstep/fsm"
 )
 
 // binding ties a topic of the catalog to the broker's own topic. It is durable:
@@ -69,4 +71,19 @@ func (b *bindings) all() (map[uint64]binding, error) {
 		})
 	})
 	return out, err
+}
+
+// forget deletes what a bucket has about partitions, in one write.
+func (b *bindings) forget(bucket []byte, tps []fsm.TP) error {
+	if len(tps) == 0 {
+		return nil
+	}
+	return b.db.Update(func(tx *bolt.Tx) error {
+		for _, tp := range tps {
+			if err := tx.Bucket(bucket).Delete(quarantineKey(tp)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }

@@ -37,6 +37,7 @@ type feeder struct {
 	lanes  map[fsm.TP]*lane
 	over   map[*lane]struct{} // lanes that hold more than they may
 	due    []func()           // to be called when mu is released
+	closed []fsm.TP           // what is remembered of these is to be forgotten then
 }
 
 // mark is the n-th time that a leader's commit index became known.
@@ -158,11 +159,19 @@ func (f *feeder) step(index uint64) error {
 
 // unlock releases mu and calls whoever is due: nothing may be locked then.
 func (f *feeder) unlock() {
-	due := f.due
-	f.due = nil
+	due, closed := f.due, f.closed
+	f.due, f.closed = nil, nil
 	f.mu.Unlock()
 	for _, fn := range due {
 		fn()
+	}
+	if len(closed) == 0 {
+		return
+	}
+	// All in one write, with nothing locked: a topic may have very many. A crash
+	// before it leaves notes about ids that never come again.
+	if err := errors.Join(f.a.wholes.forget(closed), f.a.turned.forget(closed...)); err != nil {
+		f.a.log.Error("cannot forget what is remembered of partitions that are closed: look at the disk of data_dir", "error", err)
 	}
 }
 
@@ -229,11 +238,7 @@ func (f *feeder) removeLane(tp fsm.TP) {
 	delete(f.lanes, tp)
 	f.a.dropLane(tp)
 	f.a.flusher.nudge()
-	if f.a.wholes.of(tp) > 0 || f.a.turned.of(tp) != nil {
-		if err := errors.Join(f.a.wholes.note(tp, 0), f.a.turned.forget(tp)); err != nil {
-			f.a.log.Error("cannot forget what is remembered of a partition that is closed: look at the disk of data_dir", "error", err)
-		}
-	}
+	f.closed = append(f.closed, tp)
 	if err := f.a.cuts.drop(tp); err != nil {
 		f.a.log.Error("cannot forget the cuts of a partition that is closed: look at the disk of data_dir", "error", err)
 	}

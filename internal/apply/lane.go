@@ -154,7 +154,10 @@ func signal(ch chan struct{}) {
 // pipe; oldest is the entry of the first item that is still in it, 0 if
 // none.
 func (l *lane) advance(end int64, n load, oldest uint64) {
-	l.tookIt(end)
+	if err := l.tookIt(end); err != nil {
+		l.f.a.cancel(err) // as with every disk that cannot be written
+		return
+	}
 	l.mu.Lock()
 	l.release(n)
 	l.acked = max(l.acked, end)

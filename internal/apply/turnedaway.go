@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 
 	bolt "go.etcd.io/bbolt"
@@ -76,32 +77,34 @@ func (t *turnedAway) note(b Batch) error {
 	return nil
 }
 
-func (t *turnedAway) forget(tp fsm.TP) error {
+// forget takes back what was noted of partitions, in one write.
+func (t *turnedAway) forget(tps ...fsm.TP) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, ok := t.by[tp]; !ok {
-		return nil
-	}
-	err := t.store.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(turnedBucket).Delete(quarantineKey(tp)) })
-	if err != nil {
+	known := slices.DeleteFunc(slices.Clone(tps), func(tp fsm.TP) bool { _, ok := t.by[tp]; return !ok })
+	if err := t.store.forget(turnedBucket, known); err != nil {
 		return fmt.Errorf("forget what the broker refused: %w", err)
 	}
-	delete(t.by, tp)
+	for _, tp := range known {
+		delete(t.by, tp)
+	}
 	return nil
 }
 
 // tookIt forgets the refusal of what the broker is found to hold below end. Only
-// the lane's goroutine calls it, before it says so to anybody.
-func (l *lane) tookIt(end int64) {
+// the lane's goroutine calls it, before it says so to anybody: nobody is told if
+// that fails.
+func (l *lane) tookIt(end int64) error {
 	if l.turned == nil || end <= l.turned.Offset { // only this goroutine writes it
-		return
+		return nil
+	}
+	if err := l.f.a.turned.forget(l.tp); err != nil {
+		return err
 	}
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.turned = nil
-	l.mu.Unlock()
-	if err := l.f.a.turned.forget(l.tp); err != nil {
-		l.f.a.log.Error("what the broker once refused is still written down as never taken: look at the disk of data_dir", "error", err)
-	}
+	return nil
 }
 
 // mayBeCut says whether an item is what the broker refused before this process

@@ -108,15 +108,21 @@ func (p *pipe) rest(reason string) bool {
 	case <-l.back: // meant for an earlier one
 	default:
 	}
+	l.mu.Lock()
+	l.restsFrom = from // before anybody is told that it rests
+	l.mu.Unlock()
 	l.give(StateQuarantined, reason, ErrQuarantined)
 	l.mu.Lock()
-	l.doom, l.restsFrom = "", from
+	l.doom = ""
 	l.mu.Unlock()
 	select {
 	case <-l.back:
 	case <-l.ctx.Done():
 		return false
 	}
+	l.mu.Lock()
+	l.restsFrom = 0
+	l.mu.Unlock()
 	p.startOver()
 	l.setState(StateOpening, "")
 	return true

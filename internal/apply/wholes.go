@@ -3,6 +3,7 @@ package apply
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sync"
 
 	bolt "go.etcd.io/bbolt"
@@ -49,13 +50,10 @@ func (w *wholes) of(tp fsm.TP) uint64 {
 	return w.by[tp]
 }
 
-// note writes down that a partition's copy is whole up to an entry, 0 to forget
-// the partition. Many partitions may become whole at once: they share a write.
+// note writes down that a partition's copy is whole up to an entry. Many partitions
+// may become whole at once: they share a write.
 func (w *wholes) note(tp fsm.TP, index uint64) error {
 	err := w.store.db.Batch(func(tx *bolt.Tx) error {
-		if index == 0 {
-			return tx.Bucket(wholesBucket).Delete(quarantineKey(tp))
-		}
 		return tx.Bucket(wholesBucket).Put(quarantineKey(tp), binary.BigEndian.AppendUint64(nil, index))
 	})
 	if err != nil {
@@ -63,10 +61,20 @@ func (w *wholes) note(tp fsm.TP, index uint64) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if index == 0 {
+	w.by[tp] = index
+	return nil
+}
+
+// forget takes back what was noted of partitions, in one write.
+func (w *wholes) forget(tps []fsm.TP) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	known := slices.DeleteFunc(slices.Clone(tps), func(tp fsm.TP) bool { _, ok := w.by[tp]; return !ok })
+	if err := w.store.forget(wholesBucket, known); err != nil {
+		return fmt.Errorf("forget which copies were whole: %w", err)
+	}
+	for _, tp := range known {
 		delete(w.by, tp)
-	} else {
-		w.by[tp] = index
 	}
 	return nil
 }

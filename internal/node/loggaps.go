@@ -97,9 +97,9 @@ func (m *machine) Missing() uint64 {
 	if disk == nil {
 		return 0
 	}
-	gaps := disk.marks.known()
-	if len(gaps) == 0 {
-		return 0
+	missing := disk.replaced.Load() // the gap is written down when Raft removes the old log, which may be later
+	if gaps := disk.marks.known(); len(gaps) > 0 {
+		missing = max(missing, gaps[len(gaps)-1].upTo)
 	}
-	return gaps[len(gaps)-1].upTo
+	return missing
 }

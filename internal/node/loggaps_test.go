@@ -73,6 +73,11 @@ func TestGapsAreRemembered(t *testing.T) {
 		s = open(gap{50, 120})
 		s.installed(t, 200)
 		s.disk.replaced.Store(200)
+		early := newMachine(1, nil, nil)
+		early.disk.Store(s.disk)
+		if got := early.Missing(); got != 200 { // the applier goes on from the snapshot already
+			t.Errorf("before the old log is removed, entries up to %d are missing", got)
+		}
 		if err := s.disk.DeleteRange(121, 130); err != nil {
 			t.Fatal(err)
 		}
