@@ -47,7 +47,7 @@ func handleMetadata(r *request) error {
 	case silent == nil && err != nil:
 		unsure = 0
 	}
-	r.c.shown = r.c.shown || err == nil && len(names) > 0
+	r.c.shown = r.c.shown || silent == nil && len(names) > 0
 	hidden := r.hidden(opDescribe, names, unsure)
 	if all && unsure != 0 && slices.ContainsFunc(names, func(name string) bool { return hidden[name] == unsure }) {
 		return r.c.srv.unanswered(r, fmt.Errorf("%w: not what the client may do with a topic", errUpstreamGarbage))
