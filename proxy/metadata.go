@@ -17,7 +17,7 @@ import (
 // LEADER_NOT_AVAILABLE, which clients retry; a topic just created is shown with its
 // leaders when they are there within autoCreateWait. What the client may see is
 // the broker's to say: while it does not, topics are LEADER_NOT_AVAILABLE, and the
-// client is sent away.
+// client is sent away, unanswered if it knows topics.
 
 func handleMetadata(r *request) error {
 	req, err := parse[*kmsg.MetadataRequest](r)
