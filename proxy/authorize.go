@@ -19,9 +19,6 @@ import (
 // accessFor is how long the broker's word on a topic is good.
 const accessFor = 5 * time.Second
 
-// accessWait is how long the broker may take to say it: Metadata waits for that.
-const accessWait = 5 * time.Second
-
 // maxAccess bounds the topics that a connection remembers.
 const maxAccess = 1024
 
@@ -194,7 +191,7 @@ var errSentAway = errors.New("the client shall ask another node")
 func askRights[T kmsg.Response](ctx context.Context, r *request, req kmsg.Request) (T, error) {
 	wait := r.c.srv.cfg.Limits.UpstreamTimeout
 	if !r.c.up.busy() {
-		wait = min(wait, accessWait)
+		wait = min(wait, r.c.srv.cfg.Limits.RightsTimeout)
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
@@ -225,7 +222,7 @@ func (r *request) mayCreate(ctx context.Context, topics []string) map[string]*Ka
 		t.Topic, t.NumPartitions, t.ReplicationFactor = name, 1, 1
 		req.Topics = append(req.Topics, t)
 	}
-	ctx, cancel := context.WithTimeout(ctx, min(r.c.srv.cfg.Limits.UpstreamTimeout, accessWait))
+	ctx, cancel := context.WithTimeout(ctx, min(r.c.srv.cfg.Limits.UpstreamTimeout, r.c.srv.cfg.Limits.RightsTimeout))
 	defer cancel()
 	resp, err := query[*kmsg.CreateTopicsResponse](ctx, r, req)
 	if err != nil {

@@ -84,6 +84,7 @@ type Limits struct {
 	PartialRequestTimeout      time.Duration // from a request's first byte to its last, beyond its bytes at minRequestRate
 	WriteTimeout               time.Duration // without progress while writing a response
 	UpstreamTimeout            time.Duration // for the broker to dial and to answer, beyond any wait the client asked for
+	RightsTimeout              time.Duration // for the broker to say what the client may do, with nothing before it: Metadata waits for that
 }
 
 // Defaults of Limits.
@@ -98,6 +99,7 @@ const (
 	defaultPartialRequestTimeout      = 10 * time.Second
 	defaultWriteTimeout               = 30 * time.Second
 	defaultUpstreamTimeout            = 30 * time.Second
+	defaultRightsTimeout              = 5 * time.Second
 )
 
 // minRequestRate, in bytes per second, is the slowest upload that is not taken
@@ -150,6 +152,7 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.PartialRequestTimeout, defaultPartialRequestTimeout)
 	setDefault(&l.WriteTimeout, defaultWriteTimeout)
 	setDefault(&l.UpstreamTimeout, defaultUpstreamTimeout)
+	setDefault(&l.RightsTimeout, defaultRightsTimeout)
 	return l
 }
 

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -78,8 +79,12 @@ func (r *request) mayInitProducerID(req *kmsg.InitProducerIDRequest) (int16, err
 	if err != nil {
 		return 0, r.silence(err)
 	}
-	if authorizationCodes[resp.ErrorCode] || resp.ErrorCode == kerr.InvalidRequest.Code {
-		return resp.ErrorCode, nil
+	switch code := resp.ErrorCode; {
+	case authorizationCodes[code], code == kerr.TransactionalIDAuthorizationFailed.Code, code == kerr.InvalidRequest.Code:
+		return code, nil
+	case code == 0, kerr.IsRetriable(kerr.ErrorForCode(code)):
+		return 0, nil // it may; that the broker has no ids of its own is nothing to the client
+	default: // an authorizer that fails is UNKNOWN_SERVER_ERROR
+		return 0, r.silence(fmt.Errorf("%w: %w to a request for a producer id", errUpstreamGarbage, kerr.ErrorForCode(code)))
 	}
-	return 0, nil // it may; that the broker has no ids of its own is nothing to the client
 }

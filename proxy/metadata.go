@@ -17,7 +17,7 @@ import (
 // LEADER_NOT_AVAILABLE, which clients retry; a topic just created is shown with its
 // leaders when they are there within autoCreateWait. What the client may see is
 // the broker's to say: while it does not, topics are LEADER_NOT_AVAILABLE, and the
-// client is sent away.
+// client is sent away, unanswered if it knows topics.
 
 func handleMetadata(r *request) error {
 	req, err := parse[*kmsg.MetadataRequest](r)
@@ -47,7 +47,7 @@ func handleMetadata(r *request) error {
 	case silent == nil && err != nil:
 		unsure = 0
 	}
-	r.c.shown = r.c.shown || err == nil && len(names) > 0
+	r.c.shown = r.c.shown || silent == nil && len(names) > 0
 	hidden := r.hidden(opDescribe, names, unsure)
 	if all && unsure != 0 && slices.ContainsFunc(names, func(name string) bool { return hidden[name] == unsure }) {
 		return r.c.srv.unanswered(r, fmt.Errorf("%w: not what the client may do with a topic", errUpstreamGarbage))

@@ -120,7 +120,7 @@ func TestInitProducerIDNeedsARight(t *testing.T) {
 	if f.cluster.nextPID != before {
 		t.Error("an id was taken from the catalog for a client that may not have one")
 	}
-	for _, fine := range []int16{0, kerr.CoordinatorLoadInProgress.Code} {
+	for _, fine := range []int16{0, kerr.CoordinatorLoadInProgress.Code, kerr.RequestTimedOut.Code} {
 		says.Store(int32(fine))
 		if got := ask(c, 4, nil); got.ErrorCode != 0 || got.ProducerID <= 1<<40 {
 			t.Errorf("the broker says %d: %+v", fine, got)
@@ -129,6 +129,16 @@ func TestInitProducerIDNeedsARight(t *testing.T) {
 	if got := ask(c, 4, half); got.ErrorCode != kerr.InvalidRequest.Code {
 		t.Errorf("half an identity of who may: %+v", got)
 	}
+	nameless := func(q *kmsg.InitProducerIDRequest) { q.TransactionalID = kmsg.StringPtr("") }
+	says.Store(int32(kerr.TransactionalIDAuthorizationFailed.Code))
+	if got := ask(c, 4, nameless); got.ErrorCode != kerr.TransactionalIDAuthorizationFailed.Code {
+		t.Errorf("an empty name of who may not: %+v", got)
+	}
+	says.Store(int32(kerr.UnknownServerError.Code)) // its authorizer failed
+	if got := ask(c, 4, nil); got.ErrorCode != kerr.CoordinatorLoadInProgress.Code || got.ProducerID != -1 {
+		t.Errorf("the broker does not know: %+v", got)
+	}
+	c.closed()
 	f.broker.Close()
 	c = f.dial()
 	if got := ask(c, 4, nil); got.ErrorCode != kerr.CoordinatorLoadInProgress.Code || got.ProducerID != -1 {

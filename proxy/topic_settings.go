@@ -133,7 +133,7 @@ func listOf(values ...string) func(string) string {
 // topicsHere returns when the broker has those of the topics that the cluster
 // has, so that it does not say of one that was just made that there is none.
 func (r *request) topicsHere(names []string) {
-	ctx, cancel := context.WithTimeout(r.c.ctx, accessWait)
+	ctx, cancel := context.WithTimeout(r.c.ctx, r.c.srv.cfg.Limits.RightsTimeout)
 	defer cancel()
 	v := r.c.srv.cluster.View()
 	for _, name := range names {

@@ -106,7 +106,7 @@ func (u *upstream) busy() bool {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.ContainsFunc(l.pending, func(c *call) bool { return !c.question })
+	return l.passing || slices.ContainsFunc(l.pending, func(c *call) bool { return !c.question })
 }
 
 // link returns the live connection, dialling it if there is none.
@@ -268,9 +268,9 @@ func (l *link) send(c *call) error {
 	l.writeMu.Lock()
 	defer l.writeMu.Unlock()
 	l.mu.Lock()
-	if l.dead || l.ctx.Err() != nil {
+	if err := context.Cause(l.ctx); err != nil { // as for those that wait when it is ended
 		l.mu.Unlock()
-		return errUpstreamLost
+		return err
 	}
 	c.corr = l.next
 	l.next = (l.next + 1) & 0x7fffffff

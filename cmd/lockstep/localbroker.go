@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"lockstep/internal/apply"
@@ -91,15 +92,17 @@ func (b *localBroker) watch(ctx context.Context) {
 		changed := b.health.Changed()
 		var again <-chan time.Time
 		if b.health.State().Up {
-			if wait == 0 {
+			first := wait == 0
+			if first {
 				b.open.Store(false) // it may be configured otherwise since it was last up
+				b.prepareGroups(ctx)
 			}
 			err := b.learn(ctx)
-			if wait == 0 {
-				if err != nil {
-					b.log.Warn("the broker does not say yet what it offers and whether it has an authorizer: it is asked again, and until then about every client", "error", err)
-				}
-				b.prepare(ctx)
+			if first && err != nil {
+				b.log.Warn("the broker does not say yet what it offers and whether it has an authorizer: it is asked again, and until then about every client", "error", err)
+			}
+			if first || err == nil {
+				b.setDefaults(ctx)
 			}
 			wait = min(max(2*wait, greetAgain), greetAgainMost)
 			if err != nil {
@@ -135,11 +138,11 @@ func (b *localBroker) learn(ctx context.Context) error {
 	b.mu.Unlock()
 	name, err := b.Authorizer(ctx)
 	var refused *broker.CodeError
-	switch {
+	switch { // any other code tells nothing for good
 	case err == nil:
 		b.judges.Store(name != "")
 		b.open.Store(name == "")
-	case errors.As(err, &refused):
+	case errors.As(err, &refused) && refused.Code == kerr.ClusterAuthorizationFailed.Code:
 		b.log.Warn("the broker does not let lockstep see whether it has an authorizer: it is asked about every client", "error", err)
 		b.judges.Store(true)
 		b.open.Store(false)
@@ -149,8 +152,8 @@ func (b *localBroker) learn(ctx context.Context) error {
 	return nil
 }
 
-// prepare readies a broker that came up.
-func (b *localBroker) prepare(ctx context.Context) {
+// prepareGroups has a broker that came up make ready to coordinate groups.
+func (b *localBroker) prepareGroups(ctx context.Context) {
 	b.wg.Add(1)
 	go func() { // a slow broker takes seconds to create __consumer_offsets
 		defer b.wg.Done()
@@ -161,6 +164,10 @@ func (b *localBroker) prepare(ctx context.Context) {
 				"next", "check offsets.topic.replication.factor=1 in its configuration file")
 		}
 	}()
+}
+
+// setDefaults gives the broker the settings that suit us.
+func (b *localBroker) setDefaults(ctx context.Context) {
 	warnings, err := b.SetBrokerDefaults(ctx)
 	if err != nil {
 		b.log.Warn("cannot set the broker's defaults", "error", err)
