@@ -65,8 +65,10 @@ func (c *Cluster) knowsKeepNode(nodes map[int32]*fsm.CatalogNode) error {
 		switch {
 		case news[id] != nil:
 		case last[id] != nil && !last[id].older():
+		case last[id] == nil && time.Since(c.began) < lease:
+			return fmt.Errorf("this node has just started and has not heard of node %d yet: give the order again in a moment", id)
 		case heard[id]:
-			return fmt.Errorf("node %d is heard of by others but not by this node, which cannot tell whether it is of an older build: give the order to another node", id)
+			return fmt.Errorf("node %d is heard of by others but not by this node, which cannot tell whether it is of an older build: give the order to another node, or again in a moment", id)
 		default:
 			c.log.Warn("a removal is taken back while a node is away: if it is of an older build, it will stop at that order",
 				"node", id, "next", "upgrade it before it starts again")

@@ -165,8 +165,11 @@ func TestATakenBackRemovalStopsNobody(t *testing.T) {
 	})
 	one := r.members[1].cluster
 	r.stop(2)
-	for r.memberIs(r.members[1], 2, "member").Alive {
-	}
+	r.reports(r.members[1], "that nobody hears node 2", func(Status) bool {
+		news, _ := one.roster.fresh()
+		heard, _ := heardBySome(news)
+		return !heard[2]
+	})
 	r.submit(r.members[1].node, fsm.CatalogGroup, fsm.KindRemoveNode, fsm.RemoveNode{ID: 3})
 	r.memberIs(r.members[1], 3, "leaving")
 	one.roster.put(older(9))
@@ -179,6 +182,14 @@ func TestATakenBackRemovalStopsNobody(t *testing.T) {
 	// Away, it hinders nothing.
 	one.roster.mu.Lock()
 	delete(one.roster.news, 9)
+	delete(one.roster.news, 2)
+	one.roster.mu.Unlock()
+	one.began = time.Now() // it may not have heard of node 2 yet
+	if err := one.AddNode(r.ctx(), 3, ""); err == nil || !strings.Contains(err.Error(), "has just started") {
+		t.Fatalf("the node that takes the order has just started: %v", err)
+	}
+	one.began = time.Now().Add(-time.Hour)
+	one.roster.mu.Lock()
 	away := older(2)
 	away.heard = time.Now().Add(-time.Hour)
 	one.roster.news[2] = away
