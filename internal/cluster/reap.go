@@ -168,8 +168,8 @@ func (r *reaper) wait(c *Cluster, dead int32, why string, more ...any) {
 // not asked any more before a batch that the others refuse is cut, and what a
 // leader's broker alone took was acknowledged. An operator may know better.
 func (c *Cluster) onlyCopy(r *reaper, dead int32, nodes map[int32]*fsm.CatalogNode, news map[int32]*Announcement) string {
-	for _, refused := range c.applier.Refusals() {
-		return partitionIs(refused.Topic, refused.TP.Partition, string(apply.StateRefused), c.cfg.Self)
+	if refused := c.applier.Refusals(); len(refused) > 0 {
+		return partitionIs(refused[0].Topic, refused[0].TP.Partition, string(apply.StateRefused), c.cfg.Self)
 	}
 	groups := c.node.Groups()
 	if r.marked != dead {
