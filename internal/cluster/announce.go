@@ -111,13 +111,16 @@ type Announcement struct {
 	Groups      []GroupReport    `json:"groups"`
 	Recovery    *RecoveryReport  `json:"recovery,omitempty"`
 	Rebuilds    []RebuildStatus  `json:"rebuilds,omitempty"` // at most maxRebuilds
-	// Hears are the nodes that this one has heard of within the lease. A build
-	// of before does not say.
+	// Hears are the nodes that this one has heard of within the lease, itself
+	// always. A build of before does not say.
 	Hears []int32 `json:"hears,omitempty"`
 
 	heard time.Time // when it arrived; owned by the roster
 	pace            // of another node; owned by the roster
 }
+
+// older says that a build from before Hears, and from before KindKeepNode, speaks.
+func (a *Announcement) older() bool { return len(a.Hears) == 0 }
 
 // roster is the newest announcement of every node, this one included.
 type roster struct {
@@ -198,6 +201,7 @@ func (c *Cluster) describe() *Announcement {
 		a.Recovery = &r
 	}
 	news, _ := c.roster.fresh()
+	news[c.cfg.Self] = a // before its first word, and after a suspension
 	a.Hears = slices.Sorted(maps.Keys(news))
 	rebuilds := c.Rebuilds()
 	a.Rebuilds = rebuilds[:min(maxRebuilds, len(rebuilds))]

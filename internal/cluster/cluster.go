@@ -116,6 +116,7 @@ type Cluster struct {
 	wg     sync.WaitGroup
 
 	boot      string        // names this process in its announcements
+	began     time.Time     // when it did
 	announced atomic.Uint64 // announcements made
 
 	stopping  atomic.Bool
@@ -145,7 +146,7 @@ type Cluster struct {
 func New(cfg Config, n *node.Node, a Applier) *Cluster {
 	cfg.ReplicationFactor = cmp.Or(cfg.ReplicationFactor, defaultFactor)
 	c := &Cluster{cfg: cfg, log: cfg.Logger.Named("cluster"), node: n, applier: a,
-		boot: rand.Text(), roster: roster{news: make(map[int32]*Announcement)}, stages: newStages(), ids: newProducerIDs(), rebuilds: newRebuilds(),
+		boot: rand.Text(), began: time.Now(), roster: roster{news: make(map[int32]*Announcement)}, stages: newStages(), ids: newProducerIDs(), rebuilds: newRebuilds(),
 		visible: visibility{waiting: make(map[uint32]map[*appending]struct{})},
 		commits: committer{wake: make(chan struct{}, 1)}, readiness: readiness{known: make(map[uint32]*groupReadiness)}, reads: newBarrier(), leads: make(map[uint32]*barrier),
 		changed: make(chan struct{}, 1), dirty: make(chan struct{}, 1), mail: make(map[int32]*mailbox), settles: settlements{at: make(map[uint32]uint64), marks: make(map[uint32]voteMark)}}

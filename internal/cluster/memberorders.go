@@ -5,9 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"lockstep/fsm"
+	"lockstep/internal/apply"
 	"lockstep/transport"
 )
 
@@ -31,6 +35,9 @@ func (c *Cluster) AddNode(ctx context.Context, id int32, address string) error {
 	case leaving && address != "":
 		return fmt.Errorf("node %d is leaving: wait until it is gone, or let it stay: the same order without --address", id)
 	case leaving:
+		if err := c.knowsKeepNode(nodes); err != nil {
+			return err
+		}
 		c.log.Info("a removal is taken back", "node", id)
 		return c.order(ctx, fsm.KindKeepNode, fsm.KeepNode{ID: id, Since: n.Since})
 	case address == "":
@@ -40,6 +47,34 @@ func (c *Cluster) AddNode(ctx context.Context, id int32, address string) error {
 		return fmt.Errorf("node %d is at %s: give node %d another address, or take node %d out first", other, address, id, other)
 	}
 	return c.order(ctx, fsm.KindAddNode, fsm.AddNode{ID: id, Raft: address})
+}
+
+// knowsKeepNode refuses what a node that is heard of would stop at, and warns of
+// those that are away: the order is for when one of them does not come back.
+// The leader that takes the order may be of the older build itself.
+func (c *Cluster) knowsKeepNode(nodes map[int32]*fsm.CatalogNode) error {
+	news, _ := c.roster.fresh()
+	for _, id := range slices.Sorted(maps.Keys(news)) {
+		if a := news[id]; a.older() {
+			return fmt.Errorf("node %d is of an older build (%s), which does not know this order and would stop at it: upgrade it first", id, a.Version)
+		}
+	}
+	heard, _ := heardBySome(news)
+	last := c.roster.last()
+	for _, id := range c.listed(nodes) {
+		switch {
+		case news[id] != nil:
+		case last[id] != nil && !last[id].older():
+		case last[id] == nil && time.Since(c.began) < lease:
+			return fmt.Errorf("this node has just started and has not heard of node %d yet: give the order again in a moment", id)
+		case heard[id]:
+			return fmt.Errorf("node %d is heard of by others but not by this node, which cannot tell whether it is of an older build: give the order to another node, or again in a moment", id)
+		default:
+			c.log.Warn("a removal is taken back while a node is away: if it is of an older build, it will stop at that order",
+				"node", id, "next", "upgrade it before it starts again")
+		}
+	}
+	return nil
 }
 
 // livesAt returns a node other than id that is in the cluster with that raft
@@ -69,7 +104,36 @@ func (c *Cluster) RemoveNode(ctx context.Context, id int32, again bool) error {
 	if err := c.mayLeave(id); err != nil {
 		return err
 	}
-	return c.order(ctx, fsm.KindRemoveNode, fsm.RemoveNode{ID: id, Again: again})
+	refused := c.refusedWithout(id)
+	if err := c.order(ctx, fsm.KindRemoveNode, fsm.RemoveNode{ID: id, Again: again}); err != nil {
+		return err
+	}
+	if len(refused) > 0 {
+		c.log.Warn("a node that is not heard of is taken out while batches are refused by the brokers of others: what its broker alone has of them is lost",
+			"node", id, "partitions", strings.Join(refused, ", "), "next", "keep its broker's data until you know that nobody needs it")
+	}
+	return nil
+}
+
+// refusedWithout are the partitions of which other nodes' brokers refuse a batch
+// that a node may have which is not heard of.
+func (c *Cluster) refusedWithout(id int32) []string {
+	news, _ := c.roster.fresh()
+	if news[id] != nil {
+		return nil // it is asked before it is out
+	}
+	var out []string
+	for _, a := range news {
+		for i := range a.Groups {
+			for _, p := range a.Groups[i].Troubled {
+				if apply.State(p.State) == apply.StateRefused {
+					out = append(out, p.Topic+"/"+itoa(p.Partition))
+				}
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 func (c *Cluster) mayLeave(id int32) error {

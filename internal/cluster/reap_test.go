@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"lockstep/fsm"
+	"lockstep/internal/apply"
 )
 
 // Silence is counted in steps that a suspended process cannot stretch; a word
@@ -104,15 +105,7 @@ func TestNobodyIsReapedFromAMinority(t *testing.T) {
 	})
 	r.members[2].broker.Set(BrokerReport{})
 	r.stop(3)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for ctx := r.ctx(); !said.has("cannot be taken out yet", "node 2 has no broker"); {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatal("nobody is told why a dead member stays")
-		}
-	}
+	r.logs(&said, "cannot be taken out yet", "node 2 has no broker")
 	r.memberIs(r.members[1], 3, "member")
 	r.members[2].broker.Set(BrokerReport{Up: true, Since: time.Now()})
 	r.memberIs(r.members[1], 3, "gone")
@@ -169,10 +162,143 @@ func TestWhoIsHeardBySomebodyIsNotDead(t *testing.T) {
 	one.roster.mu.Lock()
 	one.roster.news[3].heard = time.Now().Add(-time.Hour)
 	one.roster.mu.Unlock()
-	if news, _ := one.roster.fresh(); news[2] == nil || !one.heardBySome()[3] {
-		t.Errorf("node 2 is heard, %t, and heard are %v", news[2] != nil, one.heardBySome())
+	news, _ := one.roster.fresh()
+	if heard, _ := heardBySome(news); news[2] == nil || !heard[3] || heard[4] {
+		t.Errorf("node 2 is heard, %t, and heard are %v", news[2] != nil, heard)
 	}
-	if one.heardBySome()[4] {
-		t.Error("a node is heard that is not there")
+}
+
+// older is an announcement of a build that does not say whom it hears.
+func older(id int32) *Announcement {
+	return &Announcement{Node: id, Boot: "older", Number: 1, Version: "0.1", Groups: make([]GroupReport, testGroups)}
+}
+
+// As long as somebody is heard whose build does not say whom it hears, nobody
+// counts as silent: that one may hear them.
+func TestNobodyIsReapedAmongOlderBuilds(t *testing.T) {
+	t.Parallel()
+	r := running(t, nil)
+	one := r.members[1].cluster
+	r.stop(3)
+	for r.memberIs(r.members[1], 3, "member").Alive {
+	}
+	soon := newReaper(time.Hour)
+	soon.silent[3], soon.looked = 2*time.Hour, time.Now()
+	one.roster.put(older(9))
+	one.reap(r.ctx(), soon)
+	if len(soon.silent) > 0 || !soon.looked.IsZero() {
+		t.Errorf("silence is counted: %v", soon.silent)
+	}
+	r.memberIs(r.members[1], 3, "member")
+	for _, m := range r.members {
+		if a := m.cluster.describe(); !slices.Contains(a.Hears, m.id) {
+			t.Errorf("node %d hears %v, not itself", m.id, a.Hears)
+		}
+	}
+	one.roster.mu.Lock()
+	clear(one.roster.news) // as in the first moment of a process
+	one.roster.mu.Unlock()
+	if a := one.describe(); len(a.Hears) == 0 {
+		t.Error("a node's first word looks like that of an older build")
+	}
+}
+
+// A dead member's broker may be the only one that has something: it stays until
+// the others have everything, and none of their partitions is in trouble.
+func TestNobodyIsReapedWhoMayHaveTheOnlyCopy(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		begin, end func(r *rig)
+		why        string
+	}{
+		"another one is attaching": {
+			func(r *rig) {
+				r.members[2].applier.edit(func() {
+					r.members[2].applier.trouble[1] = []apply.PartitionStatus{{Topic: "t", Partition: 4, State: string(apply.StateAttaching)}}
+				})
+			},
+			func(r *rig) { r.members[2].applier.edit(func() { clear(r.members[2].applier.trouble) }) },
+			"t/4 is attaching on node 2",
+		},
+		"another one has not come so far": {
+			func(r *rig) {
+				r.members[2].applier.edit(func() { r.members[2].applier.stuck = map[uint32]uint64{1: 0} })
+			},
+			func(r *rig) { r.members[2].applier.edit(func() { r.members[2].applier.stuck = nil }) },
+			"the broker of node 2 does not have everything of group 1",
+		},
+		"this one refuses something": {
+			func(r *rig) {
+				r.members[1].applier.edit(func() {
+					r.members[1].applier.stands = apply.StandsUnknown
+					r.members[1].applier.refusals = []apply.Refusal{{Group: 1, Topic: "t", TP: fsm.TP{Partition: 5}, Index: 1}}
+				})
+			},
+			func(r *rig) { r.members[1].applier.edit(func() { r.members[1].applier.refusals = nil }) },
+			"t/5 is refused on node 1",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var said logLines
+			r := running(t, func(cfg *Config) {
+				cfg.ReapAfter, cfg.Logger = reapSoon, hclog.New(&hclog.LoggerOptions{Output: &said, Level: hclog.Warn})
+			})
+			r.create(r.members[1], "filler", 3)
+			c.begin(r)
+			r.stop(3)
+			r.logs(&said, "cannot be taken out yet", "node=3", c.why, "look at its broker", "members remove 3")
+			r.memberIs(r.members[1], 3, "member")
+			c.end(r)
+			r.memberIs(r.members[1], 3, "gone")
+		})
+	}
+}
+
+// What a dead leader's broker alone took, and has acknowledged, is not cut because
+// it is dead: an operator says that it may be, and is told what it is about.
+func TestWhatTheDeadAcknowledgedIsNotCut(t *testing.T) {
+	t.Parallel()
+	var said logLines
+	r := running(t, func(cfg *Config) {
+		cfg.ReapAfter, cfg.Logger = reapSoon, hclog.New(&hclog.LoggerOptions{Output: &said, Level: hclog.Warn})
+	})
+	tp, group, index := refused(t, r, nil)
+	if err := r.leaderOf(group).cluster.Transfer(r.ctx(), group, 3); err != nil {
+		t.Fatal(err)
+	}
+	r.stop(3)
+	for _, m := range r.members {
+		m.says(group, apply.Batch{TP: tp, Index: index}, apply.StandsRefused)
+		m.applier.edit(func() {
+			m.applier.trouble[group] = []apply.PartitionStatus{{Topic: "t", TopicID: tp.Topic, State: string(apply.StateRefused)}}
+		})
+	}
+	r.logs(&said, "cannot be taken out yet", "node=3", "t/0 is refused")
+	for id, m := range r.members {
+		m.node.Group(group).Read(func(g *fsm.Group) {
+			if g.Partitions[tp].NextOffset != 1 {
+				t.Errorf("cut on node %d", id)
+			}
+		})
+	}
+	if err := r.members[2].cluster.RemoveNode(r.ctx(), 3, false); err != nil {
+		t.Fatal(err)
+	}
+	r.logs(&said, "refused by the brokers of others", "node=3", "t/0")
+	r.holds(r.members[1], group, "the cut", func(g *fsm.Group) bool { return g.Partitions[tp].NextOffset == 0 })
+}
+
+// logs waits until a line was logged that has all the parts.
+func (r *rig) logs(l *logLines, parts ...string) {
+	r.t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for ctx := r.ctx(); !l.has(parts...); {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			r.t.Fatalf("nobody said %q", parts)
+		}
 	}
 }

@@ -67,10 +67,10 @@ func (c *Cluster) refusalLoop(ctx context.Context) {
 		}
 		own := c.applier.Refusals()
 		for _, r := range own {
-			c.settleRefusal(ctx, r)
+			c.settleRefusal(ctx, r, standsQuery{Batch: r.Batch(), Refusal: &r})
 		}
 		for _, r := range c.refusals.hearsay(own) {
-			c.settleRefusal(ctx, r)
+			c.settleRefusal(ctx, r, standsQuery{Batch: r.Batch()}) // what was heard is not passed on
 		}
 	}
 }
@@ -127,8 +127,7 @@ func (rs *refusals) pending(b apply.Batch) bool {
 	return rs.cuts[b.TP] == b
 }
 
-func (c *Cluster) settleRefusal(ctx context.Context, r apply.Refusal) {
-	q := standsQuery{Batch: r.Batch(), Refusal: &r}
+func (c *Cluster) settleRefusal(ctx context.Context, r apply.Refusal, q standsQuery) {
 	switch holder, all := c.survey(ctx, q); {
 	case holder != 0 && r.Unexplained():
 		// Its broker may be in a bad state as a whole, and others at the same
@@ -231,11 +230,7 @@ func (c *Cluster) stands(asks int32, q standsQuery) string {
 	if !q.Pledge {
 		asks = 0
 	}
-	said := c.applier.Stands(q.Batch, asks)
-	if r := q.Refusal; r != nil && r.Index != 0 && r.Batch() == q.Batch && said == apply.StandsLacks {
-		c.refusals.hear(*r)
-	}
-	return said
+	return c.applier.Stands(q.Batch, asks)
 }
 
 // heardStands answers methodStands.
@@ -244,5 +239,9 @@ func (c *Cluster) heardStands(_ context.Context, from transport.Hello, payload [
 	if err := json.Unmarshal(payload, &q); err != nil {
 		return nil, fmt.Errorf("read a question for a batch: %w", err)
 	}
-	return json.Marshal(c.stands(from.NodeID, q))
+	said := c.stands(from.NodeID, q)
+	if r := q.Refusal; r != nil && r.Index != 0 && r.Batch() == q.Batch && said == apply.StandsLacks {
+		c.refusals.hear(*r)
+	}
+	return json.Marshal(said)
 }

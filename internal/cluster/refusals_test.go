@@ -150,3 +150,22 @@ func TestRefusedWithANodeTakenOut(t *testing.T) {
 		}
 	}
 }
+
+// Who lacks a batch forgets what was said of it when nobody says it any more:
+// neither its own questions nor those of others that lack it keep that alive.
+func TestHearsayRunsOut(t *testing.T) {
+	t.Parallel()
+	r := running(t, nil)
+	tp, group, index := refused(t, r, map[int32]string{1: apply.StandsLacks, 2: apply.StandsLacks, 3: apply.StandsUnknown})
+	said := apply.Refusal{Group: group, TP: tp, Topic: "t", Index: index, Code: 87}
+	for id := int32(1); id <= 2; id++ {
+		r.members[id].cluster.refusals.hear(said)
+	}
+	for id := int32(1); id <= 2; id++ {
+		rs := &r.members[id].cluster.refusals
+		if id == 1 && len(rs.hearsay(nil)) != 1 {
+			t.Error("what was just said is forgotten")
+		}
+		r.reports(r.members[id], "nothing that is refused", func(Status) bool { return len(rs.hearsay(nil)) == 0 })
+	}
+}

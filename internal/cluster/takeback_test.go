@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"lockstep/fsm"
 	"lockstep/internal/apply"
 	"lockstep/internal/node"
@@ -151,4 +153,52 @@ func TestAnAddressIsUsedAgain(t *testing.T) {
 	}
 	r.start(5)
 	r.votes(r.members[1], 5)
+}
+
+// A node of an older build would stop at the order that takes a removal back: who
+// is heard of must be upgraded first, and who is away is warned of.
+func TestATakenBackRemovalStopsNobody(t *testing.T) {
+	t.Parallel()
+	var said logLines
+	r := running(t, func(cfg *Config) {
+		cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: &said, Level: hclog.Warn})
+	})
+	one := r.members[1].cluster
+	r.stop(2)
+	r.reports(r.members[1], "that nobody hears node 2", func(Status) bool {
+		news, _ := one.roster.fresh()
+		heard, _ := heardBySome(news)
+		return !heard[2]
+	})
+	r.submit(r.members[1].node, fsm.CatalogGroup, fsm.KindRemoveNode, fsm.RemoveNode{ID: 3})
+	r.memberIs(r.members[1], 3, "leaving")
+	one.roster.put(older(9))
+	err := one.AddNode(r.ctx(), 3, "")
+	if err == nil || !strings.Contains(err.Error(), "node 9 is of an older build (0.1)") || !strings.Contains(err.Error(), "upgrade it first") {
+		t.Fatalf("node 9 would stop at the order: %v", err)
+	}
+	r.memberIs(r.members[1], 3, "leaving")
+
+	// Away, it hinders nothing.
+	one.roster.mu.Lock()
+	delete(one.roster.news, 9)
+	delete(one.roster.news, 2)
+	one.roster.mu.Unlock()
+	one.began = time.Now() // it may not have heard of node 2 yet
+	if err := one.AddNode(r.ctx(), 3, ""); err == nil || !strings.Contains(err.Error(), "has just started") {
+		t.Fatalf("the node that takes the order has just started: %v", err)
+	}
+	one.began = time.Now().Add(-time.Hour)
+	one.roster.mu.Lock()
+	away := older(2)
+	away.heard = time.Now().Add(-time.Hour)
+	one.roster.news[2] = away
+	one.roster.mu.Unlock()
+	if err := one.AddNode(r.ctx(), 3, ""); err != nil {
+		t.Fatal(err)
+	}
+	if !said.has("it will stop at that order", "node=2") || said.has("it will stop at that order", "node=3") {
+		t.Error("nobody is warned of node 2, or somebody of node 3")
+	}
+	r.votes(r.members[1], 3)
 }

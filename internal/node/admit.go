@@ -14,7 +14,11 @@ import (
 // registerTimeout bounds one attempt of a node to register itself.
 const registerTimeout = 5 * time.Second
 
-var errStranger = errors.New("not on record")
+var (
+	errStranger = errors.New("not on record")
+	// errTurn is for a node that is let in after another one: it is not kept out.
+	errTurn = errors.New("this one is let in after that")
+)
 
 // Admit implements transport.Gate.
 func (n *Node) Admit(peer transport.Hello, raftStream bool) error {
@@ -169,7 +173,11 @@ func (n *Node) heardJoin(ctx context.Context, from transport.Hello, payload []by
 	} else if err == nil && req.Enter {
 		n.announce(ctx, from, req.Node)
 	}
-	n.noteStranger(from.NodeID, err)
+	if errors.Is(err, errTurn) {
+		n.noteStranger(from.NodeID, nil)
+	} else {
+		n.noteStranger(from.NodeID, err)
+	}
 	if err != nil {
 		answer.Problem, answer.Refused = err.Error(), !errors.Is(err, errStranger)
 		return json.Marshal(answer)
@@ -295,7 +303,7 @@ func (n *Node) expected(id int32, served bool) error {
 		for _, other := range nodes {
 			if other.ID != id && c.State == fsm.NodeAwaited && (other.State == fsm.NodeJoining || other.State == fsm.NodeLeaving) {
 				// The catalog says the same, and each time it costs an entry of the log.
-				return fmt.Errorf("node %d is %s: this one is let in after that", other.ID, other.State)
+				return fmt.Errorf("node %d is %s: %w", other.ID, other.State, errTurn)
 			}
 		}
 		return nil

@@ -260,13 +260,20 @@ func (n *Node) warnOfPeers(nodes map[int32]*fsm.CatalogNode) {
 
 // tellServer says so if the catalog has this very incarnation under another
 // Raft server id than it calls itself: it takes part in no election, and nobody
-// could tell why.
+// could tell why. It takes that back when the catalog says otherwise.
 func (n *Node) tellServer(c *fsm.CatalogNode) {
-	if c == nil || c.Incarnation != n.Incarnation() || c.RaftServer() == string(n.server()) {
-		return
+	why := ""
+	if c != nil && c.Incarnation == n.Incarnation() && c.RaftServer() != string(n.server()) {
+		why = fmt.Sprintf("this node calls itself %[1]s in the groups, and the catalog calls it %[2]s: it cannot lead, whatever it votes; stop it, empty its data_dir, then lockstep members replace %[3]d",
+			n.server(), c.RaftServer(), c.ID)
 	}
-	n.setProblem(fmt.Sprintf("this node calls itself %[1]s in the groups, and the catalog calls it %[2]s: it cannot lead, whatever it votes; stop it, empty its data_dir, then lockstep members replace %[3]d",
-		n.server(), c.RaftServer(), c.ID))
+	n.mu.Lock()
+	changed := n.misnamed != why
+	n.misnamed = why
+	n.mu.Unlock()
+	if changed && why != "" {
+		n.log.Warn("this member cannot lead", "reason", why)
+	}
 }
 
 // dropFormer closes the connections of an incarnation that was put out: what is

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"strings"
 	"testing"
@@ -239,5 +240,41 @@ func TestNobodyComesUnasked(t *testing.T) {
 	c.eventually("node 2 is let in", func() (bool, string) { return c.nodes[2].Member(), c.nodes[2].Problem() })
 	if n := c.nodes[1].registered(2); n.State != fsm.NodeJoining || n.Incarnation != c.nodes[2].Incarnation() {
 		t.Errorf("the catalog has %+v", n)
+	}
+}
+
+// A node that waits until another one is in or out is told so, and is not listed
+// as one that is kept out.
+func TestWhoWaitsItsTurnIsNoStranger(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, 3, nil)
+	c.start(1, 2, 3)
+	c.settled()
+	one := c.nodes[1]
+	c.submit(one, fsm.KindAddNode, fsm.AddNode{ID: 4, Raft: "127.0.0.1:7"})
+	c.submit(one, fsm.KindRemoveNode, fsm.RemoveNode{ID: 3})
+	for id := int32(1); id <= 2; id++ {
+		c.until(c.nodes[id].Catalog(), "node 3 leaves", func(s *fsm.Group) bool { return s.Catalog.Nodes[3].State == fsm.NodeLeaving })
+	}
+	ask := func(req joinRequest) (a joinAnswer) {
+		raw, err := json.Marshal(req)
+		if err == nil {
+			raw, err = one.heardJoin(c.ctx(), transport.Hello{NodeID: 4, Incarnation: "later"}, raw)
+		}
+		if err == nil {
+			err = json.Unmarshal(raw, &a)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	req := joinRequest{Enter: true, Served: true, Node: fsm.CatalogNode{ID: 4, Incarnation: "later"}}
+	if a := ask(req); !strings.Contains(a.Problem, "empty it") || !strings.Contains(one.Strangers()[4], "empty it") {
+		t.Errorf("it is kept out, and told %q, and listed as %v", a.Problem, one.Strangers())
+	}
+	req.Served = false
+	if a := ask(req); a.Admitted || !strings.Contains(a.Problem, "node 3 is leaving: this one is let in after that") || len(one.Strangers()) > 0 {
+		t.Errorf("it waits its turn, and is told %q, and listed as %v", a.Problem, one.Strangers())
 	}
 }

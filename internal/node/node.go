@@ -3,6 +3,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -53,6 +54,7 @@ type Node struct {
 	entering  bool                         // this node no longer says that it has no state
 	strangers map[int32]stranger           // peers kept out
 	problem   string                       // why this node is not a member
+	misnamed  string                       // why this node, which is a member, cannot lead
 	told      map[int32]string             // what peers say against this node that is one
 	adopted   welcome                      // what the cluster says that lets this node in
 	closed    bool                         // written under life, too
@@ -288,8 +290,8 @@ func (n *Node) Incarnation() string { return n.cfg.Self.Incarnation }
 func (n *Node) Problem() string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.problem != "" || len(n.told) == 0 {
-		return n.problem
+	if why := cmp.Or(n.problem, n.misnamed); why != "" || len(n.told) == 0 {
+		return why
 	}
 	return n.told[slices.Min(slices.Collect(maps.Keys(n.told)))]
 }

@@ -196,6 +196,9 @@ func TestAnotherServerIDIsTold(t *testing.T) {
 	if got := n.Problem(); !strings.Contains(got, "calls itself 3 in the groups") || !strings.Contains(got, "3.aaaabbbbccccdddd") {
 		t.Errorf("it says %q", got)
 	}
+	if n.tellServer(&fsm.CatalogNode{ID: 3, Incarnation: "aaaabbbbccccdddd"}); n.Problem() != "" {
+		t.Errorf("it is called what it calls itself, and still says %q", n.Problem())
+	}
 }
 
 // Only the member that lets a node in says how often the cluster was recovered:
