@@ -17,7 +17,7 @@ ifeq ($(shell $(GO) env CGO_ENABLED),1)
 endif
 
 TEST_TIMEOUT ?= 10m
-E2E_TIMEOUT  ?= 40m
+E2E_TIMEOUT  ?= 55m
 FUZZ_TIME    ?= 10s
 FUZZ_JOBS    ?= $(shell nproc 2>/dev/null || echo 2)
 
