@@ -106,7 +106,7 @@ func certified(r *http.Request) bool {
 	return true
 }
 
-// complaintEvery is how long complaints of a host stay unrepeated, and
+// complaintEvery is how long complaints of a host that need the same remedy stay unrepeated, and
 // maxComplaints bounds what is remembered of them.
 const (
 	complaintEvery = 30 * time.Second
@@ -139,8 +139,9 @@ func (c *complaints) Write(b []byte) (int, error) {
 	if err != nil {
 		host = remote
 	}
-	if c.first(host) { // not the reason, too: it may hold a port, or what the client likes
-		c.log.Warn("refused a connection to the admin port", "remote", remote, "error", reason, "next", nextOf(reason))
+	// Not by the reason, which may hold a port, or what the client likes.
+	if next := nextOf(reason); c.first(host + " " + next) {
+		c.log.Warn("refused a connection to the admin port", "remote", remote, "error", reason, "next", next)
 	}
 	return len(b), nil
 }
