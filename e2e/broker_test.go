@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -244,18 +243,4 @@ func (b *broker) restart(t *testing.T) {
 	if err := b.start(ctx); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// twoPorts is for callers without a test at hand.
-func twoPorts() ([2]int, error) {
-	var ports [2]int
-	for i := range ports {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return ports, fmt.Errorf("find port: %w", err)
-		}
-		defer ln.Close()
-		ports[i] = ln.Addr().(*net.TCPAddr).Port
-	}
-	return ports, nil
 }

@@ -158,11 +158,12 @@ func (d *kafkaDist) makeArchive(cache string) error {
 		return fmt.Errorf("make archive: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // a leftover in the cache harms nothing
-	ports, err := twoPorts()
-	if err != nil {
-		return err
+	b := &broker{dist: d, dir: dir, nodeID: 1}
+	for _, port := range []*int{&b.port, &b.controllerPort} {
+		if *port, err = takePort(); err != nil {
+			return err
+		}
 	}
-	b := &broker{dist: d, dir: dir, nodeID: 1, port: ports[0], controllerPort: ports[1]}
 	b.extraFlags = []string{"-XX:ArchiveClassesAtExit=" + d.archive + ".new", "-Xlog:disable", "-Xlog:all=error:stderr"}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -76,6 +77,15 @@ var takenPorts = struct {
 // outgoing connections (32768 and up), which port 0 would not.
 func freePort(t *testing.T) int {
 	t.Helper()
+	port, err := takePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// takePort is freePort for callers without a test at hand.
+func takePort() (int, error) {
 	for range 1000 {
 		port := 12000 + rand.IntN(20000)
 		takenPorts.Lock()
@@ -89,13 +99,9 @@ func freePort(t *testing.T) int {
 		if err != nil {
 			continue
 		}
-		if err := ln.Close(); err != nil {
-			t.Fatal(err)
-		}
-		return port
+		return port, ln.Close()
 	}
-	t.Fatal("no free port on 127.0.0.1")
-	return 0
+	return 0, errors.New("no free port on 127.0.0.1")
 }
 
 func loopback(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -21,6 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"lockstep/internal/cluster"
+	"lockstep/internal/testaddr"
 	"lockstep/internal/verify"
 )
 
@@ -37,14 +37,9 @@ func buildLockstep(t *testing.T) string {
 // testPorts returns n free ports of 127.0.0.1.
 func testPorts(t *testing.T, n int) []int {
 	t.Helper()
-	var out []int
-	for range n {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close() // all are held until all are chosen
-		out = append(out, ln.Addr().(*net.TCPAddr).Port)
+	out := make([]int, n)
+	for i := range out {
+		out[i] = testaddr.Local().FreePort(t)
 	}
 	return out
 }

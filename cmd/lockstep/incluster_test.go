@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,6 +20,7 @@ import (
 	"lockstep/configs"
 	"lockstep/internal/admin"
 	"lockstep/internal/embedded"
+	"lockstep/internal/testaddr"
 	"lockstep/internal/verify"
 	"lockstep/proxy"
 )
@@ -41,32 +41,16 @@ type inCluster struct {
 	nodes map[int32]*testNode
 }
 
-// freeAddrs returns addresses of a loopback host that only this process uses.
-func freeAddrs(t *testing.T, n int) []string {
-	t.Helper()
-	host := fmt.Sprintf("127.%d.%d.77", 1+os.Getpid()>>8&0x7f, os.Getpid()&0xff)
-	var out []string
-	for range n {
-		ln, err := net.Listen("tcp", host+":0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		out = append(out, ln.Addr().String())
-		defer func() {
-			if err := ln.Close(); err != nil {
-				t.Error(err)
-			}
-		}()
-	}
-	return out
-}
-
 func startInCluster(t *testing.T) *inCluster {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), inclusterWait)
 	t.Cleanup(cancel)
 	c := &inCluster{t: t, ctx: ctx, nodes: make(map[int32]*testNode)}
-	addrs := freeAddrs(t, 12)
+	host := testaddr.New()
+	addrs := make([]string, 12)
+	for i := range addrs {
+		addrs[i] = host.Free(t)
+	}
 	peers := fmt.Sprintf("1=%s,2=%s,3=%s", addrs[0], addrs[1], addrs[2])
 	dir := t.TempDir()
 	for id := int32(1); id <= 3; id++ {

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"lockstep/internal/testaddr"
+
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -297,12 +299,7 @@ func TestSessionsSpreadOverConnections(t *testing.T) {
 }
 
 func TestSessionUnreachable(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	_ = ln.Close()
+	addr := testaddr.Local().Free(t)
 	a := newAppender(t, Config{BootstrapServer: addr})
 	if _, err := a.Session(testContext(t)); !errors.Is(err, ErrUnreachable) {
 		t.Fatalf("session with nobody listening: %v", err)

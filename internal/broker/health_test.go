@@ -2,10 +2,11 @@ package broker
 
 import (
 	"context"
-	"net"
 	"strings"
 	"testing"
 	"time"
+
+	"lockstep/internal/testaddr"
 )
 
 // awaitHealth waits for a state on the Changed channel.
@@ -79,12 +80,7 @@ func TestHealthSilentBroker(t *testing.T) {
 }
 
 func TestHealthNobodyListens(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	_ = ln.Close()
+	addr := testaddr.Local().Free(t)
 	h := NewHealth(Config{BootstrapServer: addr})
 	changed := h.Changed()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -4,6 +4,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"lockstep/internal/testaddr"
 )
 
 // The other nodes say whether they reach what a node advertises, and how their
@@ -14,12 +16,7 @@ func TestReach(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer open.Close()
-	shut, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := shut.Addr().String()
-	_ = shut.Close()
+	closed := testaddr.Local().Free(t)
 
 	const ahead = time.Minute
 	r := newRig(t, func(c *Config) {

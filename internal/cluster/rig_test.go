@@ -8,12 +8,10 @@ import (
 	"fmt"
 	"hash/crc32"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,6 +21,7 @@ import (
 	"lockstep/fsm"
 	"lockstep/internal/apply"
 	"lockstep/internal/node"
+	"lockstep/internal/testaddr"
 	"lockstep/internal/watch"
 	"lockstep/proxy"
 )
@@ -197,21 +196,18 @@ type member struct {
 type rig struct {
 	t       *testing.T
 	dir     string
+	host    *testaddr.Host
 	peers   map[int32]string
 	edit    func(*Config)
 	members map[int32]*member
 	clients map[int32]string // what a node advertises, if not a port that nobody minds
 }
 
-var hosts atomic.Uint32
-
 func newRig(t *testing.T, edit func(*Config)) *rig {
 	t.Helper()
-	r := &rig{t: t, dir: t.TempDir(), peers: make(map[int32]string), edit: edit, members: make(map[int32]*member)}
-	// A loopback address of its own: a port that was free still is.
-	host := fmt.Sprintf("127.%d.%d.%d", 128+os.Getpid()>>8&0x7f, os.Getpid()&0xff, hosts.Add(1))
+	r := &rig{t: t, dir: t.TempDir(), host: testaddr.New(), peers: make(map[int32]string), edit: edit, members: make(map[int32]*member)}
 	for id := int32(1); id <= 3; id++ {
-		r.peers[id] = freeAddress(t, host)
+		r.peers[id] = r.host.Free(t)
 	}
 	t.Cleanup(func() {
 		for id := range r.members {
@@ -219,18 +215,6 @@ func newRig(t *testing.T, edit func(*Config)) *rig {
 		}
 	})
 	return r
-}
-
-func freeAddress(t *testing.T, host string) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", host+":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := ln.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return ln.Addr().String()
 }
 
 // running starts all three and waits until clients are shown a whole cluster,

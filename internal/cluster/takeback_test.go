@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"net"
 	"os"
 	"slices"
 	"strings"
@@ -121,11 +120,7 @@ func TestAnAddressIsUsedAgain(t *testing.T) {
 	// Node 3 moves; its old address is in the configurations.
 	old := r.peers[3]
 	r.stop(3)
-	host, _, err := net.SplitHostPort(old)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.peers[3] = freeAddress(t, host)
+	r.peers[3] = r.host.Free(t)
 	r.start(3)
 	r.holds(r.members[1], fsm.CatalogGroup, "node 3's new address", func(g *fsm.Group) bool { return g.Catalog.Nodes[3].Raft == r.peers[3] })
 	r.memberIs(r.members[1], 3, "member")

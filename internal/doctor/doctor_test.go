@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"lockstep/internal/testaddr"
 )
 
 // planted is a broker with what a test plants in it.
@@ -121,13 +123,8 @@ func TestNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	taken := ln.Addr().String()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := free.Addr().String()
-	_ = free.Close()
 	defer ln.Close()
+	closed := testaddr.Local().Free(t)
 	found := Examine(t.Context(), AddressChecks([]string{"127.0.0.1:1", "no-such-host.invalid:1"}, []Peer{{2, taken}, {3, closed}, {4, "no-such-host.invalid:2"}}))
 	has(t, found, OK, "the name resolves")
 	has(t, found, OK, taken+" is reached")

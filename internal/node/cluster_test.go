@@ -3,24 +3,19 @@ package node
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
 	"lockstep/fsm"
+	"lockstep/internal/testaddr"
 )
 
 const testWait = 30 * time.Second
-
-// hosts gives every test cluster a loopback address of its own, so that a port
-// that was free a moment ago still is.
-var hosts atomic.Uint32
 
 // testCluster is several nodes in one process over real sockets and stores.
 type testCluster struct {
@@ -34,16 +29,9 @@ type testCluster struct {
 func newTestCluster(t *testing.T, size int, edit func(*Config)) *testCluster {
 	t.Helper()
 	c := &testCluster{t: t, dir: t.TempDir(), peers: make(map[int32]string), edit: edit, nodes: make(map[int32]*Node)}
-	host := fmt.Sprintf("127.%d.%d.%d", 1+os.Getpid()>>8&0x7f, os.Getpid()&0xff, hosts.Add(1))
+	host := testaddr.New()
 	for id := int32(1); int(id) <= size; id++ {
-		ln, err := net.Listen("tcp", host+":0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.peers[id] = ln.Addr().String()
-		if err := ln.Close(); err != nil {
-			t.Fatal(err)
-		}
+		c.peers[id] = host.Free(t)
 	}
 	t.Cleanup(func() {
 		for id := range c.nodes {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -16,6 +15,7 @@ import (
 	"testing"
 
 	"lockstep/fsm"
+	"lockstep/internal/testaddr"
 )
 
 // Data directories as older builds left them are in testdata/olddata, one
@@ -65,7 +65,7 @@ func TestWriteOldData(t *testing.T) {
 	}
 	for _, kind := range []string{StoreWAL, StoreBoltDB} {
 		c := newTestCluster(t, 1, smallLogs(kind))
-		c.peers[1] = "127.0.0.1:" + portOf(t, c.peers[1])
+		c.peers[1] = testaddr.Local().Free(t)
 		c.start(1)
 		c.settled()
 		c.createTopic(c.nodes[1], "t")
@@ -102,15 +102,6 @@ func TestWriteOldData(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-}
-
-func portOf(t *testing.T, addr string) string {
-	t.Helper()
-	_, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
 }
 
 // TestOldDataDirectories opens what older builds left: everything is there, and
