@@ -44,6 +44,11 @@ func (b *bindings) close() error { return b.db.Close() }
 
 func bindingKey(topic uint64) []byte { return binary.BigEndian.AppendUint64(nil, topic) }
 
+// partitionKey is the key of what a bucket has about a partition.
+func partitionKey(tp fsm.TP) []byte {
+	return binary.BigEndian.AppendUint32(bindingKey(tp.Topic), uint32(tp.Partition))
+}
+
 func (b *bindings) put(topic uint64, v binding) error {
 	return b.db.Update(func(tx *bolt.Tx) error {
 		raw, err := json.Marshal(v)
@@ -73,6 +78,46 @@ func (b *bindings) all() (map[uint64]binding, error) {
 	return out, err
 }
 
+// readPartitions makes sure that there is a bucket for what is known of partitions,
+// and hands over what is in it.
+func (b *bindings) readPartitions(bucket []byte, f func(tp fsm.TP, raw []byte) error) error {
+	return b.db.Update(func(tx *bolt.Tx) error {
+		all, err := tx.CreateBucketIfNotExists(bucket)
+		if err != nil {
+			return err
+		}
+		return all.ForEach(func(k, raw []byte) error {
+			if len(k) != 12 {
+				return fmt.Errorf("a key of %d bytes", len(k))
+			}
+			return f(fsm.TP{Topic: binary.BigEndian.Uint64(k), Partition: int32(binary.BigEndian.Uint32(k[8:]))}, raw)
+		})
+	})
+}
+
+// notesOf is readPartitions for a bucket of JSON.
+func notesOf[V any](b *bindings, bucket []byte) (map[fsm.TP]V, error) {
+	out := make(map[fsm.TP]V)
+	err := b.readPartitions(bucket, func(tp fsm.TP, raw []byte) error {
+		var v V
+		if err := json.Unmarshal(raw, &v); err != nil {
+			return fmt.Errorf("partition %s: %w", tp, err)
+		}
+		out[tp] = v
+		return nil
+	})
+	return out, err
+}
+
+// note writes down, as JSON, what is known of a partition.
+func (b *bindings) note(bucket []byte, tp fsm.TP, v any) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return b.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucket).Put(partitionKey(tp), raw) })
+}
+
 // forget deletes what a bucket has about partitions, in one write.
 func (b *bindings) forget(bucket []byte, tps []fsm.TP) error {
 	if len(tps) == 0 {
@@ -80,7 +125,7 @@ func (b *bindings) forget(bucket []byte, tps []fsm.TP) error {
 	}
 	return b.db.Update(func(tx *bolt.Tx) error {
 		for _, tp := range tps {
-			if err := tx.Bucket(bucket).Delete(quarantineKey(tp)); err != nil {
+			if err := tx.Bucket(bucket).Delete(partitionKey(tp)); err != nil {
 				return err
 			}
 		}

@@ -1,13 +1,9 @@
 package apply
 
 import (
-	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"sync"
-
-	bolt "go.etcd.io/bbolt"
 
 	"lockstep/fsm"
 )
@@ -73,28 +69,11 @@ type cuts struct {
 }
 
 func newCuts(store *bindings) (*cuts, error) {
-	c := &cuts{store: store, by: make(map[fsm.TP][]cut)}
-	err := store.db.Update(func(tx *bolt.Tx) error {
-		b, err := tx.CreateBucketIfNotExists(cutsBucket)
-		if err != nil {
-			return err
-		}
-		return b.ForEach(func(k, raw []byte) error {
-			var v []cut
-			if len(k) != 12 {
-				return fmt.Errorf("a key of %d bytes", len(k))
-			}
-			if err := json.Unmarshal(raw, &v); err != nil {
-				return err
-			}
-			c.by[fsm.TP{Topic: binary.BigEndian.Uint64(k), Partition: int32(binary.BigEndian.Uint32(k[8:]))}] = v
-			return nil
-		})
-	})
+	by, err := notesOf[[]cut](store, cutsBucket)
 	if err != nil {
 		return nil, fmt.Errorf("read the cuts: %w", err)
 	}
-	return c, nil
+	return &cuts{store: store, by: by}, nil
 }
 
 // of returns the cuts of a partition.
@@ -112,7 +91,11 @@ func (c *cuts) add(tp fsm.TP, v cut) error {
 	if !news {
 		return nil
 	}
-	return c.put(tp, all)
+	if err := c.store.note(cutsBucket, tp, all); err != nil {
+		return fmt.Errorf("write the cuts of partition %s: %w", tp, err)
+	}
+	c.by[tp] = all
+	return nil
 }
 
 // drop forgets a partition that is closed.
@@ -122,25 +105,9 @@ func (c *cuts) drop(tp fsm.TP) error {
 	if len(c.by[tp]) == 0 {
 		return nil
 	}
-	return c.put(tp, nil)
-}
-
-// put replaces the cuts of a partition. mu is held.
-func (c *cuts) put(tp fsm.TP, v []cut) error {
-	key := binary.BigEndian.AppendUint32(bindingKey(tp.Topic), uint32(tp.Partition))
-	err := c.store.db.Update(func(tx *bolt.Tx) error {
-		if len(v) == 0 {
-			return tx.Bucket(cutsBucket).Delete(key)
-		}
-		raw, err := json.Marshal(v)
-		if err != nil {
-			return err
-		}
-		return tx.Bucket(cutsBucket).Put(key, raw)
-	})
-	if err != nil {
-		return fmt.Errorf("write the cuts of partition %s: %w", tp, err)
+	if err := c.store.forget(cutsBucket, []fsm.TP{tp}); err != nil {
+		return fmt.Errorf("forget the cuts of partition %s: %w", tp, err)
 	}
-	c.by[tp] = v
+	delete(c.by, tp)
 	return nil
 }

@@ -3,7 +3,6 @@ package apply
 import (
 	"cmp"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -88,46 +87,28 @@ type quarantines struct {
 }
 
 func newQuarantines(store *bindings, log hclog.Logger) (*quarantines, error) {
-	q := &quarantines{store: store, log: log, parts: make(map[fsm.TP]quarantined), rebuilt: make(map[uint64]bool), counts: make(map[Cause]uint64)}
-	err := store.db.Update(func(tx *bolt.Tx) error {
-		parts, err := tx.CreateBucketIfNotExists(quarantineBucket)
-		if err != nil {
-			return err
-		}
+	parts, err := notesOf[quarantined](store, quarantineBucket)
+	if err != nil {
+		return nil, fmt.Errorf("read the quarantined partitions: %w", err)
+	}
+	q := &quarantines{store: store, log: log, parts: parts, rebuilt: make(map[uint64]bool), counts: make(map[Cause]uint64)}
+	err = store.db.Update(func(tx *bolt.Tx) error {
 		topics, err := tx.CreateBucketIfNotExists(rebuildBucket)
 		if err != nil {
 			return err
 		}
-		err = topics.ForEach(func(k, _ []byte) error {
+		return topics.ForEach(func(k, _ []byte) error {
 			if len(k) != 8 {
 				return fmt.Errorf("a key of %d bytes", len(k))
 			}
 			q.rebuilt[binary.BigEndian.Uint64(k)] = true
 			return nil
 		})
-		if err != nil {
-			return err
-		}
-		return parts.ForEach(func(k, raw []byte) error {
-			var v quarantined
-			if len(k) != 12 {
-				return fmt.Errorf("a key of %d bytes", len(k))
-			}
-			if err := json.Unmarshal(raw, &v); err != nil {
-				return err
-			}
-			q.parts[fsm.TP{Topic: binary.BigEndian.Uint64(k), Partition: int32(binary.BigEndian.Uint32(k[8:]))}] = v
-			return nil
-		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read the quarantined partitions: %w", err)
+		return nil, fmt.Errorf("read which topics are made anew: %w", err)
 	}
 	return q, nil
-}
-
-func quarantineKey(tp fsm.TP) []byte {
-	return binary.BigEndian.AppendUint32(bindingKey(tp.Topic), uint32(tp.Partition))
 }
 
 // quarantined implements keeper.
@@ -146,14 +127,7 @@ func (q *quarantines) quarantine(tp fsm.TP, reason string, from uint64) {
 	v := quarantined{Reason: reason, Since: time.Now().UTC(), From: from}
 	q.parts[tp] = v
 	q.counts[CauseOf(reason)]++
-	err := q.store.db.Update(func(tx *bolt.Tx) error {
-		raw, err := json.Marshal(v)
-		if err != nil {
-			return err
-		}
-		return tx.Bucket(quarantineBucket).Put(quarantineKey(tp), raw)
-	})
-	if err != nil {
+	if err := q.store.note(quarantineBucket, tp, v); err != nil {
 		q.log.Error("cannot write down that a partition is quarantined: a restart forgets it; look at the disk of data_dir",
 			"partition", tp, "error", err)
 	}
@@ -180,8 +154,7 @@ func (q *quarantines) lift(tp fsm.TP) error {
 	if _, ok := q.parts[tp]; !ok {
 		return ErrNotQuarantined
 	}
-	err := q.store.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(quarantineBucket).Delete(quarantineKey(tp)) })
-	if err != nil {
+	if err := q.store.forget(quarantineBucket, []fsm.TP{tp}); err != nil {
 		return fmt.Errorf("forget a quarantine: %w", err)
 	}
 	delete(q.parts, tp)
@@ -217,7 +190,7 @@ func (q *quarantines) endRebuild(topic uint64) error {
 			if tp.Topic != topic {
 				continue
 			}
-			if err := tx.Bucket(quarantineBucket).Delete(quarantineKey(tp)); err != nil {
+			if err := tx.Bucket(quarantineBucket).Delete(partitionKey(tp)); err != nil {
 				return err
 			}
 		}

@@ -1,13 +1,9 @@
 package apply
 
 import (
-	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"sync"
-
-	bolt "go.etcd.io/bbolt"
 
 	"lockstep/fsm"
 )
@@ -26,28 +22,11 @@ type turnedAway struct {
 }
 
 func newTurnedAway(store *bindings) (*turnedAway, error) {
-	t := &turnedAway{store: store, by: make(map[fsm.TP]Batch)}
-	err := store.db.Update(func(tx *bolt.Tx) error {
-		b, err := tx.CreateBucketIfNotExists(turnedBucket)
-		if err != nil {
-			return err
-		}
-		return b.ForEach(func(k, raw []byte) error {
-			var v Batch
-			if len(k) != 12 {
-				return fmt.Errorf("a key of %d bytes", len(k))
-			}
-			if err := json.Unmarshal(raw, &v); err != nil {
-				return err
-			}
-			t.by[fsm.TP{Topic: binary.BigEndian.Uint64(k), Partition: int32(binary.BigEndian.Uint32(k[8:]))}] = v
-			return nil
-		})
-	})
+	by, err := notesOf[Batch](store, turnedBucket)
 	if err != nil {
 		return nil, fmt.Errorf("read what the broker refused: %w", err)
 	}
-	return t, nil
+	return &turnedAway{store: store, by: by}, nil
 }
 
 // of returns what a partition's broker refused last, nil if there is nothing.
@@ -63,14 +42,7 @@ func (t *turnedAway) of(tp fsm.TP) *Batch {
 func (t *turnedAway) note(b Batch) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	err := t.store.db.Update(func(tx *bolt.Tx) error {
-		raw, err := json.Marshal(b)
-		if err != nil {
-			return err
-		}
-		return tx.Bucket(turnedBucket).Put(quarantineKey(b.TP), raw)
-	})
-	if err != nil {
+	if err := t.store.note(turnedBucket, b.TP, b); err != nil {
 		return fmt.Errorf("write down what the broker refuses: %w", err)
 	}
 	t.by[b.TP] = b

@@ -25,18 +25,12 @@ type wholes struct {
 
 func newWholes(store *bindings) (*wholes, error) {
 	w := &wholes{store: store, by: make(map[fsm.TP]uint64)}
-	err := store.db.Update(func(tx *bolt.Tx) error {
-		b, err := tx.CreateBucketIfNotExists(wholesBucket)
-		if err != nil {
-			return err
+	err := store.readPartitions(wholesBucket, func(tp fsm.TP, raw []byte) error {
+		if len(raw) != 8 {
+			return fmt.Errorf("partition %s: a value of %d bytes", tp, len(raw))
 		}
-		return b.ForEach(func(k, v []byte) error {
-			if len(k) != 12 || len(v) != 8 {
-				return fmt.Errorf("a key of %d bytes with a value of %d", len(k), len(v))
-			}
-			w.by[fsm.TP{Topic: binary.BigEndian.Uint64(k), Partition: int32(binary.BigEndian.Uint32(k[8:]))}] = binary.BigEndian.Uint64(v)
-			return nil
-		})
+		w.by[tp] = binary.BigEndian.Uint64(raw)
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read which copies were whole: %w", err)
@@ -54,7 +48,7 @@ func (w *wholes) of(tp fsm.TP) uint64 {
 // may become whole at once: they share a write.
 func (w *wholes) note(tp fsm.TP, index uint64) error {
 	err := w.store.db.Batch(func(tx *bolt.Tx) error {
-		return tx.Bucket(wholesBucket).Put(quarantineKey(tp), binary.BigEndian.AppendUint64(nil, index))
+		return tx.Bucket(wholesBucket).Put(partitionKey(tp), binary.BigEndian.AppendUint64(nil, index))
 	})
 	if err != nil {
 		return fmt.Errorf("write down that the copy of partition %s is whole: %w", tp, err)
