@@ -114,14 +114,16 @@ as it is; groups that it has left already take it in again.`,
 				}
 			}
 			return f.any(cmd, func(ctx context.Context, client *admin.Client, addr string) error {
-				if err := client.OrderMember(ctx, addr, admin.OrderAdd, id, address); err != nil {
+				warnings, err := client.OrderMember(ctx, addr, admin.OrderAdd, id, address)
+				if err != nil {
 					return err
 				}
+				warn(cmd, warnings)
 				if address == "" {
-					_, err := fmt.Fprintf(cmd.OutOrStdout(), "ordered: node %d stays; lockstep members list calls it a member when every group has it\n", id)
+					_, err = fmt.Fprintf(cmd.OutOrStdout(), "ordered: node %d stays; lockstep members list calls it a member when every group has it\n", id)
 					return err
 				}
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "ordered: node %d is awaited; start it with an empty data_dir and raft.join: true\n", id)
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "ordered: node %d is awaited; start it with an empty data_dir and raft.join: true\n", id)
 				return err
 			})
 		},
@@ -130,6 +132,13 @@ as it is; groups that it has left already take it in again.`,
 	tokenFlag(cmd)
 	cmd.Flags().StringVar(&address, "address", "", "the raft.advertise, host:port, of a node that comes")
 	return cmd
+}
+
+// warn prints what a node wants the operator to know of an order that it took.
+func warn(cmd *cobra.Command, warnings []string) {
+	for _, w := range warnings {
+		fmt.Fprintln(cmd.ErrOrStderr(), "warning:", w)
+	}
 }
 
 func memberOrder(use, order, short, long, done string) *cobra.Command {
@@ -142,10 +151,12 @@ func memberOrder(use, order, short, long, done string) *cobra.Command {
 				return err
 			}
 			return f.any(cmd, func(ctx context.Context, client *admin.Client, addr string) error {
-				if err := client.OrderMember(ctx, addr, order, id, ""); err != nil {
+				warnings, err := client.OrderMember(ctx, addr, order, id, "")
+				if err != nil {
 					return err
 				}
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), done, id)
+				warn(cmd, warnings)
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), done, id)
 				return err
 			})
 		},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -29,7 +30,7 @@ func (s *Server) handleMembers(mux *http.ServeMux) {
 		writeJSON(w, http.StatusOK, s.cluster.Placement())
 	})
 	mux.HandleFunc("POST /placement", s.orderly(s.orderPlacement))
-	mux.HandleFunc("POST /members", s.orderly(s.orderMember))
+	mux.HandleFunc("POST /members", s.orderlyWarning(s.orderMember))
 	mux.HandleFunc("POST /transfer", s.orderly(s.orderTransfer))
 	mux.HandleFunc("POST /log-level", s.orderly(s.orderLogLevel))
 }
@@ -37,16 +38,27 @@ func (s *Server) handleMembers(mux *http.ServeMux) {
 // errBadOrder is wrapped by what is wrong with an order itself.
 var errBadOrder = errors.New("bad order")
 
-// orderly makes a handler of an order.
+// orderTaken is the answer to an order that was taken.
+type orderTaken struct {
+	Ordered  bool     `json:"ordered"`
+	Warnings []string `json:"warnings,omitempty"` // what the operator should know of it
+}
+
+// orderly makes a handler of an order, of which there is nothing to be warned.
 func (s *Server) orderly(do func(ctx context.Context, q url.Values) error) http.HandlerFunc {
+	return s.orderlyWarning(func(ctx context.Context, q url.Values) ([]string, error) { return nil, do(ctx, q) })
+}
+
+// orderlyWarning makes a handler of an order.
+func (s *Server) orderlyWarning(do func(ctx context.Context, q url.Values) ([]string, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		switch err := do(r.Context(), r.URL.Query()); {
+		switch warnings, err := do(r.Context(), r.URL.Query()); {
 		case errors.Is(err, errBadOrder):
 			writeError(w, http.StatusBadRequest, err)
 		case err != nil:
 			writeError(w, http.StatusConflict, err)
 		default:
-			writeJSON(w, http.StatusOK, map[string]bool{"ordered": true})
+			writeJSON(w, http.StatusOK, orderTaken{true, warnings})
 		}
 	}
 }
@@ -59,10 +71,10 @@ func number(q url.Values, name string, bits int) (int64, error) {
 	return n, nil
 }
 
-func (s *Server) orderMember(ctx context.Context, q url.Values) error {
+func (s *Server) orderMember(ctx context.Context, q url.Values) ([]string, error) {
 	id, err := number(q, "node", 32)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.cfg.Logger.Info("order about a member", "order", q.Get("order"), "node", id)
 	switch q.Get("order") {
@@ -73,7 +85,7 @@ func (s *Server) orderMember(ctx context.Context, q url.Values) error {
 	case OrderReplace:
 		return s.cluster.RemoveNode(ctx, int32(id), true)
 	}
-	return fmt.Errorf("%w: ?order= is %s, %s or %s", errBadOrder, OrderAdd, OrderRemove, OrderReplace)
+	return nil, fmt.Errorf("%w: ?order= is %s, %s or %s", errBadOrder, OrderAdd, OrderRemove, OrderReplace)
 }
 
 func (s *Server) orderTransfer(ctx context.Context, q url.Values) error {
@@ -111,9 +123,10 @@ func (c *Client) Members(ctx context.Context, addr string) (ms []cluster.MemberR
 	return ms, raw, nil
 }
 
-// OrderMember gives an order about a node; address is for OrderAdd.
-func (c *Client) OrderMember(ctx context.Context, addr, order string, node int32, address string) error {
-	return c.order(ctx, addr, "/members", url.Values{"order": {order}, "node": {strconv.Itoa(int(node))}, "address": {address}})
+// OrderMember gives an order about a node; address is for OrderAdd. It returns what
+// the operator should know of an order that was taken.
+func (c *Client) OrderMember(ctx context.Context, addr, order string, node int32, address string) (warnings []string, err error) {
+	return c.orderWarning(ctx, addr, "/members", url.Values{"order": {order}, "node": {strconv.Itoa(int(node))}, "address": {address}})
 }
 
 // Transfer has a group's leader hand over to a node, 0 for the best placed.
@@ -127,11 +140,21 @@ func (c *Client) LogLevel(ctx context.Context, addr, level string) error {
 }
 
 func (c *Client) order(ctx context.Context, addr, path string, q url.Values) error {
+	_, err := c.orderWarning(ctx, addr, path, q)
+	return err
+}
+
+func (c *Client) orderWarning(ctx context.Context, addr, path string, q url.Values) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout+askTimeout/2)
 	defer cancel()
 	resp, err := c.do(ctx, http.MethodPost, addr, path, q)
 	if err != nil {
-		return fmt.Errorf("order from %s: %w", addr, err)
+		return nil, fmt.Errorf("order from %s: %w", addr, err)
 	}
-	return resp.Body.Close()
+	defer resp.Body.Close()
+	var taken orderTaken
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&taken); err != nil {
+		return nil, fmt.Errorf("%s took the order, and its answer cannot be read: %w", addr, err)
+	}
+	return taken.Warnings, nil
 }

@@ -22,41 +22,43 @@ const methodTransfer = methodAnnounce + 24
 const orderTimeout = 10 * time.Second
 
 // AddNode awaits a node at a raft address or, without one, takes the removal of
-// a node back that has not left yet. Any goroutine, on any node.
-func (c *Cluster) AddNode(ctx context.Context, id int32, address string) error {
+// a node back that has not left yet. It returns what the operator should know of an
+// order that was taken. Any goroutine, on any node.
+func (c *Cluster) AddNode(ctx context.Context, id int32, address string) (warnings []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
 	defer cancel()
 	if err := c.catalogUpToDate(ctx); err != nil {
-		return fmt.Errorf("the catalog has no leader that can be reached: %w", err)
+		return nil, fmt.Errorf("the catalog has no leader that can be reached: %w", err)
 	}
 	_, nodes := c.catalogNodes()
 	n := nodes[id]
 	switch leaving := n != nil && n.State == fsm.NodeLeaving; {
 	case leaving && address != "":
-		return fmt.Errorf("node %d is leaving: wait until it is gone, or let it stay: the same order without --address", id)
+		return nil, fmt.Errorf("node %d is leaving: wait until it is gone, or let it stay: the same order without --address", id)
 	case leaving:
-		if err := c.knowsKeepNode(nodes); err != nil {
-			return err
+		warnings, err := c.knowsKeepNode(nodes)
+		if err != nil {
+			return nil, err
 		}
 		c.log.Info("a removal is taken back", "node", id)
-		return c.order(ctx, fsm.KindKeepNode, fsm.KeepNode{ID: id, Since: n.Since})
+		return warnings, c.order(ctx, fsm.KindKeepNode, fsm.KeepNode{ID: id, Since: n.Since})
 	case address == "":
-		return fmt.Errorf("node %d is not leaving: to let a node in, say where it is (--address HOST:PORT)", id)
+		return nil, fmt.Errorf("node %d is not leaving: to let a node in, say where it is (--address HOST:PORT)", id)
 	}
 	if other := c.livesAt(address, id, nodes); other != 0 {
-		return fmt.Errorf("node %d is at %s: give node %d another address, or take node %d out first", other, address, id, other)
+		return nil, fmt.Errorf("node %d is at %s: give node %d another address, or take node %d out first", other, address, id, other)
 	}
-	return c.order(ctx, fsm.KindAddNode, fsm.AddNode{ID: id, Raft: address})
+	return nil, c.order(ctx, fsm.KindAddNode, fsm.AddNode{ID: id, Raft: address})
 }
 
 // knowsKeepNode refuses what a node that is heard of would stop at, and warns of
 // those that are away: the order is for when one of them does not come back.
 // The leader that takes the order may be of the older build itself.
-func (c *Cluster) knowsKeepNode(nodes map[int32]*fsm.CatalogNode) error {
+func (c *Cluster) knowsKeepNode(nodes map[int32]*fsm.CatalogNode) (warnings []string, err error) {
 	news, _ := c.roster.fresh()
 	for _, id := range slices.Sorted(maps.Keys(news)) {
 		if a := news[id]; a.older() {
-			return fmt.Errorf("node %d is of an older build (%s), which does not know this order and would stop at it: upgrade it first", id, a.Version)
+			return nil, fmt.Errorf("node %d is of an older build (%s), which does not know this order and would stop at it: upgrade it first", id, a.Version)
 		}
 	}
 	heard, _ := heardBySome(news)
@@ -66,15 +68,16 @@ func (c *Cluster) knowsKeepNode(nodes map[int32]*fsm.CatalogNode) error {
 		case news[id] != nil:
 		case last[id] != nil && !last[id].older():
 		case last[id] == nil && time.Since(c.began) < lease:
-			return fmt.Errorf("this node has just started and has not heard of node %d yet: give the order again in a moment", id)
+			return nil, fmt.Errorf("this node has just started and has not heard of node %d yet: give the order again in a moment", id)
 		case heard[id]:
-			return fmt.Errorf("node %d is heard of by others but not by this node, which cannot tell whether it is of an older build: give the order to another node, or again in a moment", id)
+			return nil, fmt.Errorf("node %d is heard of by others but not by this node, which cannot tell whether it is of an older build: give the order to another node, or again in a moment", id)
 		default:
 			c.log.Warn("a removal is taken back while a node is away: if it is of an older build, it will stop at that order",
 				"node", id, "next", "upgrade it before it starts again")
+			warnings = append(warnings, fmt.Sprintf("node %d is away: if it is of an older build, it will stop at this order; upgrade it before it starts again", id))
 		}
 	}
-	return nil
+	return warnings, nil
 }
 
 // livesAt returns a node other than id that is in the cluster with that raft
@@ -94,25 +97,28 @@ func (c *Cluster) livesAt(address string, id int32, nodes map[int32]*fsm.Catalog
 
 // RemoveNode begins to take a node out; with again its place is kept for a new
 // incarnation of it. It is refused unless a majority of those that stay are
-// well and hold sound copies of everything.
-func (c *Cluster) RemoveNode(ctx context.Context, id int32, again bool) error {
+// well and hold sound copies of everything. It returns what the operator should
+// know of an order that was taken. Any goroutine, on any node.
+func (c *Cluster) RemoveNode(ctx context.Context, id int32, again bool) (warnings []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
 	defer cancel()
 	if err := c.catalogUpToDate(ctx); err != nil {
-		return fmt.Errorf("the catalog has no leader that can be reached: %w", err)
+		return nil, fmt.Errorf("the catalog has no leader that can be reached: %w", err)
 	}
 	if err := c.mayLeave(id); err != nil {
-		return err
+		return nil, err
 	}
 	refused := c.refusedWithout(id)
 	if err := c.order(ctx, fsm.KindRemoveNode, fsm.RemoveNode{ID: id, Again: again}); err != nil {
-		return err
+		return nil, err
 	}
 	if len(refused) > 0 {
+		parts := strings.Join(refused, ", ")
 		c.log.Warn("a node that is not heard of is taken out while batches are refused by the brokers of others: what its broker alone has of them is lost",
-			"node", id, "partitions", strings.Join(refused, ", "), "next", "keep its broker's data until you know that nobody needs it")
+			"node", id, "partitions", parts, "next", "keep its broker's data until you know that nobody needs it")
+		warnings = append(warnings, fmt.Sprintf("node %d is not heard of, and the brokers of others refuse batches of %s: what its broker alone has of them is lost to the cluster; keep its broker's data until you know that nobody needs it", id, parts))
 	}
-	return nil
+	return warnings, nil
 }
 
 // refusedWithout are the partitions of which other nodes' brokers refuse a batch

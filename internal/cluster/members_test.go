@@ -43,7 +43,7 @@ func TestReplaceANode(t *testing.T) {
 	if err := os.RemoveAll(r.dataDir(3)); err != nil {
 		t.Fatal(err)
 	}
-	if err := order.RemoveNode(r.ctx(), 3, true); err != nil {
+	if _, err := order.RemoveNode(r.ctx(), 3, true); err != nil {
 		t.Fatal(err)
 	}
 	r.memberIs(r.members[1], 3, "awaited")
@@ -89,7 +89,7 @@ func TestNoVoteBeforeTheBrokerHasAll(t *testing.T) {
 	if err := os.RemoveAll(r.dataDir(3)); err != nil {
 		t.Fatal(err)
 	}
-	if err := order.RemoveNode(r.ctx(), 3, true); err != nil {
+	if _, err := order.RemoveNode(r.ctx(), 3, true); err != nil {
 		t.Fatal(err)
 	}
 	r.memberIs(r.members[1], 3, "awaited")
@@ -165,7 +165,7 @@ func TestANodeJoinsUnderLoad(t *testing.T) {
 	if err := os.RemoveAll(r.dataDir(3)); err != nil {
 		t.Fatal(err)
 	}
-	if err := one.cluster.RemoveNode(r.ctx(), 3, true); err != nil {
+	if _, err := one.cluster.RemoveNode(r.ctx(), 3, true); err != nil {
 		t.Fatal(err)
 	}
 	r.memberIs(one, 3, "awaited")
@@ -195,7 +195,7 @@ func TestANodeJoinsUnderLoad(t *testing.T) {
 func TestRemoveANode(t *testing.T) {
 	t.Parallel()
 	r := running(t, nil)
-	if err := r.members[1].cluster.RemoveNode(r.ctx(), 1, false); err != nil {
+	if _, err := r.members[1].cluster.RemoveNode(r.ctx(), 1, false); err != nil {
 		t.Fatal(err)
 	}
 	r.memberIs(r.members[2], 1, "gone")
@@ -251,7 +251,7 @@ func TestNobodyIsRemovedFromAMinority(t *testing.T) {
 	r.stop(2)
 	for r.memberIs(r.members[1], 2, "member").Alive {
 	}
-	if err := r.members[1].cluster.RemoveNode(r.ctx(), 3, false); err == nil || !strings.Contains(err.Error(), "node 2 is not heard of") {
+	if _, err := r.members[1].cluster.RemoveNode(r.ctx(), 3, false); err == nil || !strings.Contains(err.Error(), "node 2 is not heard of") {
 		t.Fatalf("node 3 may leave node 1 alone: %v", err)
 	}
 	// The catalog would take the order: the groups do not carry it out.

@@ -140,7 +140,7 @@ func (c *Cluster) reap(ctx context.Context, r *reaper) {
 		return
 	}
 	silent := r.silent[dead].Round(time.Second)
-	if err := c.RemoveNode(ctx, dead, false); err != nil {
+	if _, err := c.RemoveNode(ctx, dead, false); err != nil {
 		if ctx.Err() == nil {
 			r.wait(c, dead, err.Error())
 		}
@@ -149,7 +149,7 @@ func (c *Cluster) reap(ctx context.Context, r *reaper) {
 	r.said = ""
 	c.log.Warn("a member that nobody has heard of is taken out of the cluster", "node", dead, "silent", silent.String(),
 		"raft.reap_after", r.after.String(), "incarnation", nodes[dead].Incarnation, "raft", nodes[dead].Raft,
-		"next", "to let it in again: empty its data_dir, then lockstep members add "+itoa(dead))
+		"next", "to let it in again: empty its data_dir, then lockstep members add "+itoa(dead)+" --address "+nodes[dead].Raft)
 }
 
 // wait says, once for each reason, why a dead member is not taken out.

@@ -282,8 +282,12 @@ func TestWhatTheDeadAcknowledgedIsNotCut(t *testing.T) {
 			}
 		})
 	}
-	if err := r.members[2].cluster.RemoveNode(r.ctx(), 3, false); err != nil {
+	warnings, err := r.members[2].cluster.RemoveNode(r.ctx(), 3, false)
+	if err != nil {
 		t.Fatal(err)
+	}
+	if len(warnings) != 1 || !strings.Contains(warnings[0], "t/0") {
+		t.Errorf("the operator is told %q", warnings)
 	}
 	r.logs(&said, "refused by the brokers of others", "node=3", "t/0")
 	r.holds(r.members[1], group, "the cut", func(g *fsm.Group) bool { return g.Partitions[tp].NextOffset == 0 })

@@ -140,7 +140,7 @@ func TestRefusedWithANodeTakenOut(t *testing.T) {
 			m.says(group, b, apply.StandsRefused)
 		}
 	}
-	if err := lead.cluster.RemoveNode(r.ctx(), out, false); err != nil {
+	if _, err := lead.cluster.RemoveNode(r.ctx(), out, false); err != nil {
 		t.Fatal(err)
 	}
 	r.holds(lead, group, "the cut", func(g *fsm.Group) bool { return g.Partitions[tp].NextOffset == 0 })

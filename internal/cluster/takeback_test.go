@@ -40,7 +40,7 @@ func TestALossWhileAnotherLeaves(t *testing.T) {
 	t.Parallel()
 	r := running(t, nil)
 	order := r.members[1].cluster
-	if err := order.AddNode(r.ctx(), 3, ""); err == nil || !strings.Contains(err.Error(), "not leaving") {
+	if _, err := order.AddNode(r.ctx(), 3, ""); err == nil || !strings.Contains(err.Error(), "not leaving") {
 		t.Errorf("a removal that nobody ordered is taken back: %v", err)
 	}
 	r.stop(2)
@@ -49,20 +49,20 @@ func TestALossWhileAnotherLeaves(t *testing.T) {
 	// Ordered a moment before node 2 was lost.
 	r.submit(r.members[1].node, fsm.CatalogGroup, fsm.KindRemoveNode, fsm.RemoveNode{ID: 3})
 	r.memberIs(r.members[1], 3, "leaving")
-	if err := order.RemoveNode(r.ctx(), 2, true); err == nil {
+	if _, err := order.RemoveNode(r.ctx(), 2, true); err == nil {
 		t.Error("two nodes go at a time")
 	}
-	if err := order.AddNode(r.ctx(), 3, r.peers[3]); err == nil || !strings.Contains(err.Error(), "without --address") {
+	if _, err := order.AddNode(r.ctx(), 3, r.peers[3]); err == nil || !strings.Contains(err.Error(), "without --address") {
 		t.Errorf("a node is let in that is leaving: %v", err)
 	}
-	if err := order.AddNode(r.ctx(), 3, ""); err != nil {
+	if _, err := order.AddNode(r.ctx(), 3, ""); err != nil {
 		t.Fatal(err)
 	}
 	r.votes(r.members[1], 3)
 	if err := os.RemoveAll(r.dataDir(2)); err != nil {
 		t.Fatal(err)
 	}
-	if err := order.RemoveNode(r.ctx(), 2, true); err != nil {
+	if _, err := order.RemoveNode(r.ctx(), 2, true); err != nil {
 		t.Fatal(err)
 	}
 	r.memberIs(r.members[1], 2, "awaited")
@@ -98,7 +98,7 @@ func TestANodeThatStaysIsTakenInAgain(t *testing.T) {
 	three.edit(func() {
 		three.trouble[1] = []apply.PartitionStatus{{Topic: "t", State: string(apply.StateAttaching)}}
 	})
-	if err := one.cluster.AddNode(r.ctx(), 3, ""); err != nil {
+	if _, err := one.cluster.AddNode(r.ctx(), 3, ""); err != nil {
 		t.Fatal(err)
 	}
 	for len(r.memberIs(one, 3, "joining").Learns) == 0 {
@@ -114,7 +114,7 @@ func TestAnAddressIsUsedAgain(t *testing.T) {
 	t.Parallel()
 	r := running(t, nil)
 	order := r.members[1].cluster
-	if err := order.AddNode(r.ctx(), 4, r.peers[3]); err == nil || !strings.Contains(err.Error(), "node 3 is at") {
+	if _, err := order.AddNode(r.ctx(), 4, r.peers[3]); err == nil || !strings.Contains(err.Error(), "node 3 is at") {
 		t.Errorf("node 4 is awaited where node 3 is: %v", err)
 	}
 	// Node 3 moves; its old address is in the configurations.
@@ -125,7 +125,7 @@ func TestAnAddressIsUsedAgain(t *testing.T) {
 	r.holds(r.members[1], fsm.CatalogGroup, "node 3's new address", func(g *fsm.Group) bool { return g.Catalog.Nodes[3].Raft == r.peers[3] })
 	r.memberIs(r.members[1], 3, "member")
 	r.peers[4] = old
-	if err := order.AddNode(r.ctx(), 4, old); err != nil {
+	if _, err := order.AddNode(r.ctx(), 4, old); err != nil {
 		t.Fatal(err)
 	}
 	r.start(4)
@@ -136,14 +136,14 @@ func TestAnAddressIsUsedAgain(t *testing.T) {
 		}
 	}
 	// Node 4 goes, and node 5 comes to the same address.
-	if err := order.RemoveNode(r.ctx(), 4, false); err != nil {
+	if _, err := order.RemoveNode(r.ctx(), 4, false); err != nil {
 		t.Fatal(err)
 	}
 	r.memberIs(r.members[1], 4, "gone")
 	r.stop(4)
 	r.peers[5] = old
 	delete(r.peers, 4)
-	if err := order.AddNode(r.ctx(), 5, old); err != nil {
+	if _, err := order.AddNode(r.ctx(), 5, old); err != nil {
 		t.Fatal(err)
 	}
 	r.start(5)
@@ -168,7 +168,7 @@ func TestATakenBackRemovalStopsNobody(t *testing.T) {
 	r.submit(r.members[1].node, fsm.CatalogGroup, fsm.KindRemoveNode, fsm.RemoveNode{ID: 3})
 	r.memberIs(r.members[1], 3, "leaving")
 	one.roster.put(older(9))
-	err := one.AddNode(r.ctx(), 3, "")
+	_, err := one.AddNode(r.ctx(), 3, "")
 	if err == nil || !strings.Contains(err.Error(), "node 9 is of an older build (0.1)") || !strings.Contains(err.Error(), "upgrade it first") {
 		t.Fatalf("node 9 would stop at the order: %v", err)
 	}
@@ -180,7 +180,7 @@ func TestATakenBackRemovalStopsNobody(t *testing.T) {
 	delete(one.roster.news, 2)
 	one.roster.mu.Unlock()
 	one.began = time.Now() // it may not have heard of node 2 yet
-	if err := one.AddNode(r.ctx(), 3, ""); err == nil || !strings.Contains(err.Error(), "has just started") {
+	if _, err := one.AddNode(r.ctx(), 3, ""); err == nil || !strings.Contains(err.Error(), "has just started") {
 		t.Fatalf("the node that takes the order has just started: %v", err)
 	}
 	one.began = time.Now().Add(-time.Hour)
@@ -189,8 +189,12 @@ func TestATakenBackRemovalStopsNobody(t *testing.T) {
 	away.heard = time.Now().Add(-time.Hour)
 	one.roster.news[2] = away
 	one.roster.mu.Unlock()
-	if err := one.AddNode(r.ctx(), 3, ""); err != nil {
+	warnings, err := one.AddNode(r.ctx(), 3, "")
+	if err != nil {
 		t.Fatal(err)
+	}
+	if len(warnings) != 1 || !strings.Contains(warnings[0], "node 2 is away") {
+		t.Errorf("the operator is told %q", warnings)
 	}
 	if !said.has("it will stop at that order", "node=2") || said.has("it will stop at that order", "node=3") {
 		t.Error("nobody is warned of node 2, or somebody of node 3")
