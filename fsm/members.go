@@ -243,7 +243,7 @@ func (c *Catalog) registerNode(index uint64, a *CatalogNode) (Result, bool) {
 func (n *CatalogNode) refusal(incarnation string) string {
 	switch {
 	case n.State == NodeGone:
-		return fmt.Sprintf("node %d was removed from the cluster; stop it, or let it in again: empty its data_dir, then lockstep members add %d", n.ID, n.ID)
+		return fmt.Sprintf("node %d was removed from the cluster; stop it, or let it in again: empty its data_dir and its broker, then lockstep members add %d --address HOST:PORT", n.ID, n.ID)
 	case n.Former != "" && n.Former == incarnation:
 		return fmt.Sprintf("node %d was removed with this data_dir: empty it, then start the node again", n.ID)
 	}

@@ -38,9 +38,10 @@ broker keeps what it has; stop the node's proxy when it is gone from the list.`,
 			"ordered: node %d leaves; when lockstep members list calls it gone, stop it\n"),
 		memberOrder("replace NODE", admin.OrderReplace, "Let a node in again that lost its disk, or moved to a new machine",
 			`Let a node in again under its id, with an empty data_dir: what it was is taken out of
-every group, and the next start with an empty data_dir is let in as a new one. An
-empty broker is filled from the others.`,
-			"ordered: what node %[1]d was leaves the groups; start node %[1]d with an empty data_dir\n"))
+every group, and the next start with an empty data_dir is let in as a new one. Empty
+its broker too: it is filled from the others, and without the old data_dir nobody can
+tell that records which it holds are the cluster's; such topics would be quarantined.`,
+			"ordered: what node %[1]d was leaves the groups; start node %[1]d with an empty data_dir and an empty broker\n"))
 	return cmd
 }
 

@@ -149,7 +149,7 @@ func (c *Cluster) reap(ctx context.Context, r *reaper) {
 	r.said = ""
 	c.log.Warn("a member that nobody has heard of is taken out of the cluster", "node", dead, "silent", silent.String(),
 		"raft.reap_after", r.after.String(), "incarnation", nodes[dead].Incarnation, "raft", nodes[dead].Raft,
-		"next", "to let it in again: empty its data_dir, then lockstep members add "+itoa(dead)+" --address "+nodes[dead].Raft)
+		"next", "to let it in again: empty its data_dir and its broker, then lockstep members add "+itoa(dead)+" --address "+nodes[dead].Raft)
 }
 
 // wait says, once for each reason, why a dead member is not taken out.
