@@ -36,9 +36,9 @@ type Config struct {
 	// own rights. Nil: it always is asked. Any goroutine may call it.
 	BrokerAuthorizes func() bool
 
-	// BrokerJudges says whether the broker is known to tell clients apart: while it
-	// is silent they are then shown nothing that it might not show, and else the
-	// way to the other nodes. Nil: it is. Any goroutine may call it.
+	// BrokerJudges says whether the broker is to be taken for one that tells clients
+	// apart: while it is silent they are then shown nothing that it might not show,
+	// and else the way to the other nodes. Nil: it is. Any goroutine may call it.
 	BrokerJudges func() bool
 
 	// BrokerAuthenticates says that the broker's listener at Upstream may be one

@@ -49,7 +49,7 @@ type localBroker struct {
 	apis [][3]int16 // what the broker offers, as it last said
 
 	open   atomic.Bool // the broker said that it has no authorizer
-	judges atomic.Bool // it said that it has one, or that it does not tell us
+	judges atomic.Bool // it said last that it has one, or that it does not tell us
 }
 
 var _ apply.Broker = (*localBroker)(nil)
@@ -180,8 +180,11 @@ func (b *localBroker) setDefaults(ctx context.Context) {
 // Authorizes says whether the broker may have an authorizer.
 func (b *localBroker) Authorizes() bool { return !b.open.Load() }
 
-// Judges says whether the broker is known to have an authorizer.
-func (b *localBroker) Judges() bool { return b.judges.Load() }
+// Judges says whether the broker is to be taken for one with an authorizer where it
+// does not answer: it had one when it last said so, or it is up and has not said yet.
+func (b *localBroker) Judges() bool {
+	return b.judges.Load() || !b.open.Load() && b.health.State().Up
+}
 
 // WaitUp implements apply.Broker.
 func (b *localBroker) WaitUp(ctx context.Context) error {

@@ -133,7 +133,7 @@ func TestBrokerThatDoesNotKnowItselfYet(t *testing.T) {
 			b := greet(t, k.ListenAddrs()[0])
 			<-first
 			up := b.health.State()
-			if !up.Up || !b.Authorizes() || b.Judges() {
+			if !up.Up || !b.Authorizes() || !b.Judges() {
 				t.Errorf("before it said so: up %v, may authorize %v, judges %v", up.Up, b.Authorizes(), b.Judges())
 			}
 			known.Store(true)
@@ -151,7 +151,7 @@ func TestBrokerThatHidesItsSettings(t *testing.T) {
 		says(k, func() (int16, string, bool) { return kerr.ClusterAuthorizationFailed.Code, "", true })
 	})
 	b := greet(t, k.ListenAddrs()[0])
-	b.await("the refusal to be taken for an authorizer", b.Judges)
+	b.await("the refusal to be taken for an authorizer", b.judges.Load)
 	if !b.Authorizes() {
 		t.Error("it is taken for open")
 	}
@@ -178,12 +178,12 @@ func TestBrokerThatComesBackWithAnAuthorizer(t *testing.T) {
 		})
 	})
 	<-asked
-	if !b.Authorizes() || b.Judges() {
+	if !b.Authorizes() || !b.Judges() {
 		t.Errorf("before it said so: may authorize %v, judges %v", b.Authorizes(), b.Judges())
 	}
 	close(release)
-	b.await("the authorizer", b.Judges)
-	if !b.Authorizes() {
+	b.await("the authorizer", b.judges.Load)
+	if !b.Authorizes() || !b.Judges() {
 		t.Error("it is taken for open")
 	}
 }

@@ -301,9 +301,22 @@ func TestRefusalOutlivesASnapshot(t *testing.T) {
 	w.applier.Unpledge(tpA, 2)
 	w.restart()
 	w.stands(r.Batch(), StandsLacks)
+	// It goes on saying what it refused: with everybody's entry gone nobody else
+	// would ask for the cut.
+	said := w.applier.Refusals()
+	if len(said) != 1 || said[0].Since.IsZero() {
+		t.Fatalf("it says that it refused %+v", said)
+	}
+	said[0].Since = r.Since
+	if said[0] != r {
+		t.Errorf("it says that it refused %+v, want %+v", said[0], r)
+	}
 	cure()
 	p.everywhere(tpA)
 	w.settled()
+	if said := w.applier.Refusals(); len(said) > 0 {
+		t.Errorf("it has what it refused once, and says %+v", said)
+	}
 	gaps(func([][2]uint64) [][2]uint64 { return nil })
 	w.stop()
 	w.broker.stop()

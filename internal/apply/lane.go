@@ -72,19 +72,19 @@ type lane struct {
 
 // place is how far the broker's log was found to be what was committed.
 type place struct {
-	acked   int64  // everything below is on the broker, and compared
-	high    int64  // the highest that acked ever was: less is not served
-	had     int64  // the highest that acked ever was, of what was not cut since
-	reach   int64  // where what the broker was ever to be given ends, of what was not cut since
-	whole   uint64 // the broker may have had all of entries up to it that this node's log never had
-	begun   uint64 // the lane's items begin behind this entry, or with a copy of what was there
-	turned  *Batch // that the broker refused last, and has not taken since; nil: none
-	unsure  bool   // turned is from before this process: it may be cut by now; the goroutine's alone
-	need    int64  // everything below must be copied before anything is served
-	hitch   string // what hinders the copy, empty if nothing does
-	floor   item   // what stands before the lane's first item, and ends where that begins
-	oldest  uint64 // entry of the oldest item not on the broker, 0 if none
-	settled bool   // attached, and agreed with the broker: oldest is true
+	acked   int64   // everything below is on the broker, and compared
+	high    int64   // the highest that acked ever was: less is not served
+	had     int64   // the highest that acked ever was, of what was not cut since
+	reach   int64   // where what the broker was ever to be given ends, of what was not cut since
+	whole   uint64  // the broker may have had all of entries up to it that this node's log never had
+	begun   uint64  // the lane's items begin behind this entry, or with a copy of what was there
+	turned  *turned // what the broker refused last, and has not taken since; nil: none
+	unsure  bool    // turned is from before this process: it may be cut by now; the goroutine's alone
+	need    int64   // everything below must be copied before anything is served
+	hitch   string  // what hinders the copy, empty if nothing does
+	floor   item    // what stands before the lane's first item, and ends where that begins
+	oldest  uint64  // entry of the oldest item not on the broker, 0 if none
+	settled bool    // attached, and agreed with the broker: oldest is true
 }
 
 // service is what others are told of the lane.
@@ -356,9 +356,14 @@ func (l *lane) stop(cause error) { l.cancel(cause) }
 func (l *lane) status() (oldest uint64, trouble *PartitionStatus) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.state == StateReady {
-		return l.oldest, nil
+	state, reason := l.state, l.reason
+	if state == StateReady {
+		// It begins anew: what its broker lacks is not known, and oldest says nothing.
+		if l.settled && !l.again {
+			return l.oldest, nil
+		}
+		state, reason = StateAttaching, "compares its broker with a newer base"
 	}
 	return l.oldest, &PartitionStatus{Topic: l.name, TopicID: l.tp.Topic, Partition: l.tp.Partition,
-		State: string(l.state), Reason: l.reason, Since: l.since}
+		State: string(state), Reason: reason, Since: l.since}
 }

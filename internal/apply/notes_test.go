@@ -68,7 +68,7 @@ func TestClosedPartitionsAreForgottenAtOnce(t *testing.T) {
 		if err := w.applier.wholes.note(tp, 1); err != nil {
 			t.Fatal(err)
 		}
-		if err := w.applier.turned.note(Batch{TP: tp, Index: 1}); err != nil {
+		if err := w.applier.turned.note(turned{Batch: Batch{TP: tp, Index: 1}}); err != nil {
 			t.Fatal(err)
 		}
 	}

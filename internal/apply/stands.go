@@ -101,7 +101,7 @@ func (a *Applier) Stands(b Batch, pledge int32) string {
 // have come so far. l.mu is held.
 func (l *lane) lacks(b Batch) bool {
 	return l.settled && l.need > b.Offset && l.reach <= b.Offset &&
-		(b.Index > l.whole && l.f.log.Never(b.Index) || l.turned != nil && *l.turned == b)
+		(b.Index > l.whole && l.f.log.Never(b.Index) || l.turned != nil && l.turned.Batch == b)
 }
 
 // promise makes a pledge if one is asked for; it reports false if the lane is

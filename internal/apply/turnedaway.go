@@ -18,11 +18,24 @@ type turnedAway struct {
 	store *bindings
 
 	mu sync.Mutex // guards what follows, and orders the writes
-	by map[fsm.TP]Batch
+	by map[fsm.TP]turned
+}
+
+// turned is a batch that was refused, and how.
+type turned struct {
+	Batch
+	As *turnedAs `json:"as,omitempty"` // nil from builds that did not write it down
+}
+
+type turnedAs struct {
+	Hash     uint64 `json:"hash"` // and Sequence: the partition's before the batch
+	Sequence int32  `json:"sequence"`
+	Code     int16  `json:"code"`
+	Message  string `json:"message,omitempty"`
 }
 
 func newTurnedAway(store *bindings) (*turnedAway, error) {
-	by, err := notesOf[Batch](store, turnedBucket)
+	by, err := notesOf[turned](store, turnedBucket)
 	if err != nil {
 		return nil, fmt.Errorf("read what the broker refused: %w", err)
 	}
@@ -30,7 +43,7 @@ func newTurnedAway(store *bindings) (*turnedAway, error) {
 }
 
 // of returns what a partition's broker refused last, nil if there is nothing.
-func (t *turnedAway) of(tp fsm.TP) *Batch {
+func (t *turnedAway) of(tp fsm.TP) *turned {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if b, ok := t.by[tp]; ok {
@@ -39,7 +52,7 @@ func (t *turnedAway) of(tp fsm.TP) *Batch {
 	return nil
 }
 
-func (t *turnedAway) note(b Batch) error {
+func (t *turnedAway) note(b turned) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := t.store.note(turnedBucket, b.TP, b); err != nil {
@@ -77,6 +90,19 @@ func (l *lane) tookIt(end int64) error {
 	defer l.mu.Unlock()
 	l.turned = nil
 	return nil
+}
+
+// remembers returns what the broker refused before this process began and lacks
+// still, nil if there is nothing. Everybody's log may begin behind that batch by now:
+// then nobody is refused it any more, and it is cut because of who remembers. l.mu is
+// held.
+func (l *lane) remembers() *Refusal {
+	t := l.turned
+	if t == nil || t.As == nil || slices.ContainsFunc(l.cuts, t.cutBy) || !l.lacks(t.Batch) {
+		return nil
+	}
+	return &Refusal{Group: l.f.id, TP: l.tp, Topic: l.name, Index: t.Index, Offset: t.Offset, Sequence: t.As.Sequence,
+		Hash: t.As.Hash, Code: t.As.Code, Message: t.As.Message, Since: l.since}
 }
 
 // mayBeCut says whether an item is what the broker refused before this process

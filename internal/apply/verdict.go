@@ -196,18 +196,19 @@ func (p *pipe) park(ref *refusal) {
 	}
 	clear(p.pending[1:])
 	p.pending = p.pending[:1]
-	first, turned := l.refused == nil, Batch{TP: l.tp, Offset: it.base, Index: it.index}
+	first, away := l.refused == nil, turned{Batch: Batch{TP: l.tp, Offset: it.base, Index: it.index},
+		As: &turnedAs{Hash: it.below, Sequence: it.seq, Code: ref.code, Message: ref.message}}
 	if first {
 		l.refused = &Refusal{Group: l.f.id, TP: l.tp, Topic: l.name, Index: it.index, Offset: it.base, Sequence: it.seq,
 			Hash: it.below, Code: ref.code, Message: ref.message, Since: time.Now()}
-		l.turned, l.unsure = &turned, false
+		l.turned, l.unsure = &away, false
 	}
 	l.empty()
 	l.release(load{l.bytes - it.size(), l.batches - 1})
 	l.reach = min(l.reach, it.base) // the broker has not got it, nor what followed
 	l.mu.Unlock()
 	if first {
-		if err := l.f.a.turned.note(turned); err != nil {
+		if err := l.f.a.turned.note(away); err != nil {
 			l.f.a.log.Error("cannot write down that a batch is refused: look at the disk of data_dir", "error", err)
 		}
 		l.f.a.bump()
@@ -231,15 +232,20 @@ func (a *Applier) Refused(tp fsm.TP) (offset int64, code int16, ok bool) {
 	return l.refused.Offset, l.refused.Code, true
 }
 
-// Refusals lists every batch that the local broker refuses for good.
+// Refusals lists every batch that the local broker refuses for good, or is known to
+// have refused and lacks.
 func (a *Applier) Refusals() []Refusal {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	var out []Refusal
 	for _, l := range a.lanes {
 		l.mu.Lock()
-		if l.refused != nil {
-			out = append(out, *l.refused)
+		r := l.refused
+		if r == nil {
+			r = l.remembers()
+		}
+		if r != nil {
+			out = append(out, *r)
 		}
 		l.mu.Unlock()
 	}
