@@ -153,3 +153,29 @@ func TestKeys(t *testing.T) {
 		t.Error("no keys")
 	}
 }
+
+// The configuration that the README shows is a valid one.
+func TestReadmeConfigurationIsValid(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for block := range strings.SplitSeq(string(text), "```yaml\n") {
+		yaml, _, ok := strings.Cut(block, "\n```")
+		if !ok || !strings.Contains(yaml, "\ndata_dir:") {
+			continue
+		}
+		found++
+		file := filepath.Join(t.TempDir(), "node.yaml")
+		if err := os.WriteFile(file, []byte(yaml+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Load(file, nil, nil); err != nil {
+			t.Errorf("%v\n%s", err, yaml)
+		}
+	}
+	if found == 0 {
+		t.Error("the README shows no configuration")
+	}
+}
