@@ -25,7 +25,8 @@ func rebalanceCommand() *cobra.Command {
 		Use:   "rebalance",
 		Short: "Place each Raft group on replication.factor nodes, and spread the groups over all nodes",
 		Long: `Place each Raft group, and so each partition, on replication.factor nodes, and spread
-the groups over all nodes. The catalog's group stays on every node.
+the groups over all nodes, the copies of a group in different racks (node.rack)
+where there are several. The catalog's group stays on every node.
 
 Groups move one after the other: a node that comes has no vote until its broker
 holds everything, at most recovery.copy_bytes_per_second; only then another one

@@ -44,9 +44,11 @@ func (c *Cluster) Placement() PlacementReport {
 	places := c.places()
 	news, _ := c.roster.fresh()
 	var members []int32
+	racks := make(map[int32]string)
 	for _, id := range slices.Sorted(maps.Keys(nodes)) {
 		if nodes[id].State == fsm.NodeMember {
 			members = append(members, id)
+			racks[id] = nodes[id].Rack
 		}
 	}
 	now := make(map[uint32][]int32)
@@ -60,7 +62,7 @@ func (c *Cluster) Placement() PlacementReport {
 		}
 		out.Groups = append(out.Groups, r)
 	}
-	targets := planPlaces(now, members, out.Factor)
+	targets := planPlaces(now, members, racks, out.Factor)
 	for i := range out.Groups {
 		r := &out.Groups[i]
 		r.Target = targets[r.Group]
@@ -89,49 +91,86 @@ func (c *Cluster) placementOf(g *node.Group, p *fsm.Placement, news map[int32]*A
 	return r
 }
 
-// planPlaces places groups on factor of the members each, so that every member
-// holds as many as any other, or one less, and as few as possible move.
-func planPlaces(now map[uint32][]int32, members []int32, factor int) map[uint32][]int32 {
-	load := make(map[int32]int)
-	out := make(map[uint32][]int32)
+// planPlaces places groups on factor of the members each. A group is in as many racks
+// as it can be, and as evenly, so that the loss of one takes no more of it than it
+// must; within that, every member holds as many groups as any other, or one less,
+// where racks of different sizes allow it, and as few as possible move. A member
+// without a rack is in one of its own.
+func planPlaces(now map[uint32][]int32, members []int32, racks map[int32]string, factor int) map[uint32][]int32 {
+	p := plan{members: members, racks: racks, load: make(map[int32]int), out: make(map[uint32][]int32)}
 	groups := slices.Sorted(maps.Keys(now))
 	for _, g := range groups {
-		stay := slices.DeleteFunc(slices.Clone(now[g]), func(id int32) bool { return !slices.Contains(members, id) })
-		stay = leastLoaded(stay, load, factor)
-		rest := slices.DeleteFunc(slices.Clone(members), func(id int32) bool { return slices.Contains(stay, id) })
-		out[g] = append(stay, leastLoaded(rest, load, factor-len(stay))...)
-		for _, id := range out[g] {
-			load[id]++
+		for range min(factor, len(members)) {
+			p.seat(g, now[g])
 		}
 	}
-	for moved := true; moved; {
-		moved = false
-		byLoad := slices.SortedFunc(slices.Values(members), func(a, b int32) int { return cmp.Or(cmp.Compare(load[a], load[b]), cmp.Compare(a, b)) })
-		if len(byLoad) == 0 || load[byLoad[len(byLoad)-1]]-load[byLoad[0]] < 2 {
-			break
+	for p.even(groups) {
+	}
+	for _, ids := range p.out {
+		slices.Sort(ids)
+	}
+	return p.out
+}
+
+// plan is where planPlaces is.
+type plan struct {
+	members []int32
+	racks   map[int32]string
+	load    map[int32]int // groups, by node
+	out     map[uint32][]int32
+}
+
+// inRackOf counts the nodes among ids, but for one, that are in a node's rack.
+func (p *plan) inRackOf(id int32, ids []int32, but int32) (n int) {
+	for _, other := range ids {
+		if other != but && p.racks[id] != "" && p.racks[other] == p.racks[id] {
+			n++
 		}
-		most, least := byLoad[len(byLoad)-1], byLoad[0]
-		for _, g := range groups {
-			if i := slices.Index(out[g], most); i >= 0 && !slices.Contains(out[g], least) {
-				out[g][i] = least
-				load[most]--
-				load[least]++
-				moved = true
+	}
+	return n
+}
+
+// seat gives a group one more node: of the racks that have least of it, one that has
+// it now, if any, and of those the one that holds the fewest groups.
+func (p *plan) seat(g uint32, now []int32) {
+	rest := slices.DeleteFunc(slices.Clone(p.members), func(id int32) bool { return slices.Contains(p.out[g], id) })
+	moves := func(id int32) int {
+		if slices.Contains(now, id) {
+			return 0
+		}
+		return 1
+	}
+	best := slices.MinFunc(rest, func(a, b int32) int {
+		return cmp.Or(cmp.Compare(p.inRackOf(a, p.out[g], 0), p.inRackOf(b, p.out[g], 0)),
+			cmp.Compare(moves(a), moves(b)), cmp.Compare(p.load[a], p.load[b]), cmp.Compare(a, b))
+	})
+	p.out[g] = append(p.out[g], best)
+	p.load[best]++
+}
+
+// even moves one seat from a node to another that holds at least two groups less, if
+// that brings no more of a group into one rack. It reports false if there is nothing
+// to move.
+func (p *plan) even(groups []uint32) bool {
+	byLoad := slices.SortedFunc(slices.Values(p.members), func(a, b int32) int { return cmp.Or(cmp.Compare(p.load[a], p.load[b]), cmp.Compare(a, b)) })
+	for _, most := range slices.Backward(byLoad) {
+		for _, least := range byLoad {
+			if p.load[most]-p.load[least] < 2 {
 				break
+			}
+			for _, g := range groups {
+				i := slices.Index(p.out[g], most)
+				if i < 0 || slices.Contains(p.out[g], least) || p.inRackOf(least, p.out[g], most) > p.inRackOf(most, p.out[g], most) {
+					continue
+				}
+				p.out[g][i] = least
+				p.load[most]--
+				p.load[least]++
+				return true
 			}
 		}
 	}
-	for _, ids := range out {
-		slices.Sort(ids)
-	}
-	return out
-}
-
-// leastLoaded are the n of ids that hold the fewest groups.
-func leastLoaded(ids []int32, load map[int32]int, n int) []int32 {
-	ids = slices.Clone(ids)
-	slices.SortStableFunc(ids, func(a, b int32) int { return cmp.Compare(load[a], load[b]) })
-	return ids[:min(max(n, 0), len(ids))]
+	return false
 }
 
 // PlaceGroup orders a group to a set of nodes, from the place that was seen
