@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"os/exec"
@@ -139,8 +140,9 @@ func TestOldBackup(t *testing.T) {
 	}
 }
 
-// flipBit changes one bit in the first half of a file, in place: a process that
-// has the file open goes on.
+// flipBit changes one bit of the records in the first half of a segment, in place: a
+// process that has the file open goes on. Not any bit would do: the leader epoch of a
+// batch is its broker's own, outside of the checksum, and nobody minds it.
 func flipBit(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -152,12 +154,28 @@ func flipBit(t *testing.T, path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at, b := info.Size()/3, make([]byte, 1)
+	at, b := lastByteOfBatch(t, f, info.Size()/3), make([]byte, 1)
 	if _, err := f.ReadAt(b, at); err != nil {
 		t.Fatal(err)
 	}
 	b[0] ^= 1
 	if _, err := f.WriteAt(b, at); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// lastByteOfBatch is where the batch ends that a segment has at a position: in its
+// records. Magic 2: base offset, length of what follows, 49 bytes of header, records.
+func lastByteOfBatch(t *testing.T, f *os.File, pos int64) int64 {
+	t.Helper()
+	for at, head := int64(0), make([]byte, 12); ; {
+		if _, err := f.ReadAt(head, at); err != nil {
+			t.Fatal(err)
+		}
+		end := at + int64(len(head)) + int64(binary.BigEndian.Uint32(head[8:]))
+		if end > pos {
+			return end - 1
+		}
+		at = end
 	}
 }

@@ -162,6 +162,10 @@ func TestDoctorBeforeTheFirstStart(t *testing.T) {
 	if err := createTopic(ctx, n.kafkaAddr(), "own", 1, 1); err != nil {
 		t.Fatal(err)
 	}
+	waitFor(t, "every topic to be served", healthyWithin, func(ctx context.Context) error {
+		_, err := n.cli(ctx, "status")
+		return err
+	})
 	waitFor(t, "topics that are as they should be", time.Minute, func(ctx context.Context) error {
 		for _, f := range n.findings(ctx, t, 0) {
 			if (f.Check == "topics" || f.Check == "quotas") && f.Severity != "ok" {
