@@ -4,8 +4,11 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -87,6 +90,36 @@ func TestWiped(t *testing.T) {
 			t.Errorf("group %d is led by the wiped node", group)
 		}
 	}
+	withItsBroker(ctx, t, c, complete, wiped, topic, h)
+}
+
+// withItsBroker lets the wiped node in again with what its broker holds. Without its
+// data_dir it cannot tell that this is the cluster's: it touches none of it until an
+// operator gives it up.
+func withItsBroker(ctx context.Context, t *testing.T, c *cluster, by, wiped *node, topic string, h *history) {
+	t.Helper()
+	if _, err := by.cli(ctx, "members", "replace", strconv.Itoa(wiped.id)); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the rebuild to wait for an operator", time.Minute, func(ctx context.Context) error {
+		if len(wiped.logLines("that lockstep did not create, and it holds records")) == 0 {
+			return errors.New("nothing is quarantined")
+		}
+		if out, err := wiped.cli(ctx, "status", "-o", "json"); !strings.Contains(out, "frozen") {
+			return fmt.Errorf("its status, %v: %s", err, lastBytes(out, 500))
+		}
+		return nil
+	})
+	held, err := endOffset(ctx, wiped.broker.addr(), topic, 0)
+	if err != nil || held == 0 {
+		t.Errorf("its broker holds %d records, %v", held, err)
+	}
+	if _, err := wiped.cli(ctx, "rebuild", topic, "--force"); err != nil {
+		t.Fatal(err)
+	}
+	c.waitHealthyWithin(memberStep)
+	c.waitBrokersHold(c.nodes, topic, h.ends())
+	c.verify()
 }
 
 // noLeader watches the nodes for the given time and fails when one of them
