@@ -106,7 +106,7 @@ func withItsBroker(ctx context.Context, t *testing.T, c *cluster, by, wiped *nod
 			return errors.New("nothing is quarantined")
 		}
 		if out, err := wiped.cli(ctx, "status", "-o", "json"); !strings.Contains(out, "frozen") {
-			return fmt.Errorf("its status, %v: %s", err, lastBytes(out, 500))
+			return errors.Join(err, fmt.Errorf("its status has no frozen rebuild: %s", lastBytes(out, 500)))
 		}
 		return nil
 	})
